@@ -25,13 +25,10 @@ pub fn stream_len(name: &str) -> Option<usize> {
     match name {
         "yamnet.l12" | "yamnet.l14" | "yamnet.embedding" => Some(1024),
         "yamnet.scores" => Some(521),
-        "transient" => Some(TRANSIENT_LEN),
+        "transient" => Some(crate::transient::LEN),
         _ => None,
     }
 }
-
-/// Numbers of the stream `transient`.
-const TRANSIENT_LEN: usize = 45;
 
 /// Computes declared streams of windows. `Send + Sync`, cheap to clone.
 #[derive(Clone)]

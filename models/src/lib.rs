@@ -6,6 +6,8 @@ pub mod classifier;
 pub mod detector;
 pub mod durable;
 pub mod features;
+pub mod logmel;
+pub mod transient;
 pub mod window;
 pub mod yamnet;
 
