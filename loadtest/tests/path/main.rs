@@ -1,1 +1,4 @@
-//! to come
+//! The promise of the whole: no alert is lost and none is shown twice, whatever is killed.
+
+mod run;
+mod world;
