@@ -7,6 +7,8 @@ pub mod detector;
 pub mod durable;
 pub mod features;
 pub mod logmel;
+mod network_plan;
+pub mod onnx;
 pub mod transient;
 pub mod window;
 pub mod yamnet;
