@@ -14,7 +14,7 @@ pub mod window;
 pub mod yamnet;
 
 pub use bundle::{Bundle, BundleError, BundleFiles};
-pub use classifier::{Classifier, ClassifyError, LoadError, Scores};
+pub use classifier::{Classifier, ClassifierOptions, ClassifyError, LoadError, Scores};
 pub use detector::{Detector, DetectorOutput, Event};
 pub use features::{FeatureExtractor, Features};
 pub use window::{Window, Windower};

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use tract_onnx::pb::ModelProto;
 use tract_onnx::prelude::{
-    Framework, InferenceModelExt, IntoRunnable, Tensor, TypedRunnableModel, tvec,
+    Datum, Framework, InferenceModelExt, IntoRunnable, Tensor, TypedRunnableModel, tvec,
 };
 use tract_onnx::tract_core::transform::get_transform;
 use tract_onnx::tract_hir::infer::InferenceFact;

@@ -1,6 +1,9 @@
 //! YAMNet: reading the published files, our own layout of the network, running it.
 
+pub mod accept;
+mod archive;
 mod backbone;
+pub mod download;
 mod export;
 mod flatbuffer;
 pub mod golden;
@@ -9,6 +12,7 @@ mod network;
 mod place;
 mod tflite;
 
+pub use archive::unpack;
 pub use backbone::{BATCH, Backbone, BackboneError, BackboneRunError, Exit, PATCH_LEN};
 pub use export::to_onnx;
 pub use import::{ImportError, MAX_FILE_BYTES, read_tflite};

@@ -9,13 +9,13 @@ use crate::logmel::{BANDS, PATCH_FRAMES};
 use crate::onnx::{Attribute, Dim, GraphWriter};
 
 /// Name of the graph's input.
-pub const INPUT: &str = "log_mel";
+pub(super) const INPUT: &str = "log_mel";
 /// Metadata key: the network, always [`super::ARCHITECTURE`].
-pub const ARCHITECTURE_KEY: &str = "ecosight.architecture";
+pub(super) const ARCHITECTURE_KEY: &str = "ecosight.architecture";
 /// Metadata key: SHA-256 of the file that was imported, hex.
-pub const SOURCE_KEY: &str = "ecosight.source_sha256";
+pub(super) const SOURCE_KEY: &str = "ecosight.source_sha256";
 /// Metadata key: version of the importer.
-pub const IMPORTER_KEY: &str = "ecosight.importer_version";
+pub(super) const IMPORTER_KEY: &str = "ecosight.importer_version";
 
 /// Layers that are pooled into outputs of their own.
 const INNER_EXITS: [(usize, &str); 2] = [(12, "l12"), (14, "l14")];

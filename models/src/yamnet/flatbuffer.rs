@@ -8,16 +8,16 @@
 /// The file contradicts itself at this byte. The caller rejects it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("malformed at byte {at}: {what} is out of bounds")]
-pub struct Malformed {
+pub(super) struct Malformed {
     /// Byte offset in the file.
-    pub at: usize,
+    pub(super) at: usize,
     /// What was to be read there.
-    pub what: &'static str,
+    pub(super) what: &'static str,
 }
 
 /// A table inside the file.
 #[derive(Clone, Copy, Debug)]
-pub struct Table<'a> {
+pub(super) struct Table<'a> {
     file: &'a [u8],
     at: usize,
     vtable_at: usize,
@@ -26,7 +26,7 @@ pub struct Table<'a> {
 
 /// A vector inside the file, elements of `stride` bytes.
 #[derive(Clone, Copy, Debug)]
-pub struct Vector<'a> {
+pub(super) struct Vector<'a> {
     file: &'a [u8],
     at: usize,
     len: usize,
@@ -51,7 +51,7 @@ fn offset(file: &[u8], at: usize) -> Result<usize, Malformed> {
 
 impl<'a> Table<'a> {
     /// The root table of a file.
-    pub fn root(file: &'a [u8]) -> Result<Self, Malformed> {
+    pub(super) fn root(file: &'a [u8]) -> Result<Self, Malformed> {
         Self::at(file, offset(file, 0)?)
     }
 
@@ -76,7 +76,7 @@ impl<'a> Table<'a> {
     }
 
     /// A signed byte.
-    pub fn i8(&self, number: usize, default: i8) -> Result<i8, Malformed> {
+    pub(super) fn i8(&self, number: usize, default: i8) -> Result<i8, Malformed> {
         match self.field(number)? {
             Some(at) => Ok(i8::from_le_bytes(bytes(self.file, at, "a byte")?)),
             None => Ok(default),
@@ -84,7 +84,7 @@ impl<'a> Table<'a> {
     }
 
     /// A signed 32-bit number.
-    pub fn i32(&self, number: usize, default: i32) -> Result<i32, Malformed> {
+    pub(super) fn i32(&self, number: usize, default: i32) -> Result<i32, Malformed> {
         match self.field(number)? {
             Some(at) => Ok(i32::from_le_bytes(bytes(self.file, at, "a number")?)),
             None => Ok(default),
@@ -92,7 +92,7 @@ impl<'a> Table<'a> {
     }
 
     /// An unsigned 32-bit number.
-    pub fn u32(&self, number: usize, default: u32) -> Result<u32, Malformed> {
+    pub(super) fn u32(&self, number: usize, default: u32) -> Result<u32, Malformed> {
         match self.field(number)? {
             Some(at) => Ok(u32::from_le_bytes(bytes(self.file, at, "a number")?)),
             None => Ok(default),
@@ -100,7 +100,7 @@ impl<'a> Table<'a> {
     }
 
     /// An unsigned 64-bit number.
-    pub fn u64(&self, number: usize, default: u64) -> Result<u64, Malformed> {
+    pub(super) fn u64(&self, number: usize, default: u64) -> Result<u64, Malformed> {
         match self.field(number)? {
             Some(at) => Ok(u64::from_le_bytes(bytes(self.file, at, "a number")?)),
             None => Ok(default),
@@ -108,7 +108,7 @@ impl<'a> Table<'a> {
     }
 
     /// A table.
-    pub fn table(&self, number: usize) -> Result<Option<Table<'a>>, Malformed> {
+    pub(super) fn table(&self, number: usize) -> Result<Option<Table<'a>>, Malformed> {
         match self.field(number)? {
             Some(at) => Ok(Some(Table::at(self.file, offset(self.file, at)?)?)),
             None => Ok(None),
@@ -116,7 +116,7 @@ impl<'a> Table<'a> {
     }
 
     /// A vector whose elements have `stride` bytes; an absent one is empty.
-    pub fn vector(&self, number: usize, stride: usize) -> Result<Vector<'a>, Malformed> {
+    pub(super) fn vector(&self, number: usize, stride: usize) -> Result<Vector<'a>, Malformed> {
         let Some(field_at) = self.field(number)? else {
             return Ok(Vector::EMPTY);
         };
@@ -131,7 +131,7 @@ impl<'a> Table<'a> {
     }
 
     /// A text, its control characters and faulty UTF-8 replaced; an absent one is empty.
-    pub fn text(&self, number: usize) -> Result<String, Malformed> {
+    pub(super) fn text(&self, number: usize) -> Result<String, Malformed> {
         let raw = self.vector(number, 1)?.bytes()?;
         let shown = raw.get(..MAX_TEXT).unwrap_or(raw);
         Ok(String::from_utf8_lossy(shown).escape_debug().to_string())
@@ -140,43 +140,43 @@ impl<'a> Table<'a> {
 
 impl<'a> Vector<'a> {
     /// A vector without elements.
-    pub const EMPTY: Self = Self { file: &[], at: 0, len: 0 };
+    pub(super) const EMPTY: Self = Self { file: &[], at: 0, len: 0 };
 
     /// The complaint that this vector is not what it should be.
-    pub fn malformed(&self, what: &'static str) -> Malformed {
+    pub(super) fn malformed(&self, what: &'static str) -> Malformed {
         Malformed { at: self.at, what }
     }
 
     /// Number of elements.
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.len
     }
 
     /// Element `i` of a vector of tables.
-    pub fn table(&self, i: usize) -> Result<Table<'a>, Malformed> {
+    pub(super) fn table(&self, i: usize) -> Result<Table<'a>, Malformed> {
         let at = self.element(i, 4)?;
         Table::at(self.file, offset(self.file, at)?)
     }
 
     /// A vector of bytes, as it lies in the file.
-    pub fn bytes(&self) -> Result<&'a [u8], Malformed> {
+    pub(super) fn bytes(&self) -> Result<&'a [u8], Malformed> {
         self.file
             .get(self.at..self.at.saturating_add(self.len))
             .ok_or(Malformed { at: self.at, what: "a vector" })
     }
 
     /// A vector of signed 32-bit numbers.
-    pub fn i32s(&self) -> Result<Vec<i32>, Malformed> {
+    pub(super) fn i32s(&self) -> Result<Vec<i32>, Malformed> {
         self.numbers("a number", i32::from_le_bytes)
     }
 
     /// A vector of signed 64-bit numbers.
-    pub fn i64s(&self) -> Result<Vec<i64>, Malformed> {
+    pub(super) fn i64s(&self) -> Result<Vec<i64>, Malformed> {
         self.numbers("a number", i64::from_le_bytes)
     }
 
     /// A vector of 32-bit floats.
-    pub fn f32s(&self) -> Result<Vec<f32>, Malformed> {
+    pub(super) fn f32s(&self) -> Result<Vec<f32>, Malformed> {
         self.numbers("a number", f32::from_le_bytes)
     }
 

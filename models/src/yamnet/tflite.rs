@@ -6,7 +6,7 @@ use super::flatbuffer::{Malformed, Table, Vector};
 
 /// What one operator does, as far as YAMNet's files need it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OpKind {
+pub(super) enum OpKind {
     /// Element-wise sum.
     Add,
     /// Average over a fixed window.
@@ -60,7 +60,7 @@ impl OpKind {
 
 /// What is applied to an operator's result before anyone sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Activation {
+pub(super) enum Activation {
     /// Nothing.
     None,
     /// max(0, x).
@@ -73,7 +73,7 @@ pub enum Activation {
 
 /// How a convolution treats the border.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Padding {
+pub(super) enum Padding {
     /// Zeros around, so that only the stride shrinks the picture.
     Same,
     /// None.
@@ -82,26 +82,26 @@ pub enum Padding {
 
 /// One operator.
 #[derive(Clone, Debug)]
-pub struct Op {
+pub(super) struct Op {
     /// What it does.
-    pub kind: OpKind,
+    pub(super) kind: OpKind,
     /// Tensor indices, −1 for an absent optional one.
-    pub inputs: Vec<i32>,
+    pub(super) inputs: Vec<i32>,
     /// Tensor indices.
-    pub outputs: Vec<i32>,
+    pub(super) outputs: Vec<i32>,
     /// Fused activation (convolutions, fully connected, add).
-    pub activation: Activation,
+    pub(super) activation: Activation,
     /// Border and stride `[height, width]` of convolutions.
-    pub padding: Padding,
+    pub(super) padding: Padding,
     /// See `padding`.
-    pub stride: [i32; 2],
+    pub(super) stride: [i32; 2],
     /// Dilation `[height, width]` of convolutions.
-    pub dilation: [i32; 2],
+    pub(super) dilation: [i32; 2],
 }
 
 /// Type of a tensor's numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Type {
+pub(super) enum Type {
     /// 32-bit float.
     F32,
     /// 16-bit float.
@@ -118,33 +118,31 @@ pub enum Type {
 
 /// One tensor; `data` is empty unless it is a constant.
 #[derive(Clone, Debug)]
-pub struct Tensor<'a> {
+pub(super) struct Tensor<'a> {
     /// Its name, fit to be shown.
-    pub name: String,
+    pub(super) name: String,
     /// Its shape.
-    pub shape: Vec<usize>,
+    pub(super) shape: Vec<usize>,
     /// Type of its numbers.
-    pub kind: Type,
+    pub(super) kind: Type,
     /// Raw constant.
-    pub data: &'a [u8],
+    pub(super) data: &'a [u8],
     /// `real = scale · (stored − zero_point)`; empty: not quantised; one: for all; else per index
     /// of `axis`.
-    pub scale: Vector<'a>,
+    pub(super) scale: Vector<'a>,
     /// See `scale`.
-    pub zero_point: Vector<'a>,
+    pub(super) zero_point: Vector<'a>,
     /// See `scale`.
-    pub axis: usize,
+    pub(super) axis: usize,
 }
 
 /// A whole file, first subgraph.
 #[derive(Clone, Debug)]
-pub struct Model<'a> {
+pub(super) struct Model<'a> {
     /// All tensors.
-    pub tensors: Vec<Tensor<'a>>,
+    pub(super) tensors: Vec<Tensor<'a>>,
     /// All operators in the order of execution.
-    pub ops: Vec<Op>,
-    /// Indices of the tensors that come out.
-    pub outputs: Vec<i32>,
+    pub(super) ops: Vec<Op>,
 }
 
 /// Most tensors or operators that are looked at: YAMNet's files have fewer than 300.
@@ -154,7 +152,7 @@ const MAX_SHORT: usize = 64;
 
 impl<'a> Model<'a> {
     /// Reads the structure; constants stay where they are.
-    pub fn parse(file: &'a [u8]) -> Result<Self, Malformed> {
+    pub(super) fn parse(file: &'a [u8]) -> Result<Self, Malformed> {
         let model = Table::root(file)?;
         let buffers = bounded(model.vector(4, 4)?, "the list of buffers")?;
         let codes = bounded(model.vector(1, 4)?, "the list of operator codes")?;
@@ -173,12 +171,11 @@ impl<'a> Model<'a> {
         let ops = bounded(graph.vector(3, 4)?, "the list of operators")?;
         let ops =
             (0..ops.len()).map(|i| parse_op(ops.table(i)?, &codes)).collect::<Result<_, _>>()?;
-        Ok(Self { tensors, ops, outputs: short_list(graph, 2)? })
+        Ok(Self { tensors, ops })
     }
 
     /// The tensor with that index.
-    #[must_use]
-    pub fn tensor(&self, index: i32) -> Option<&Tensor<'a>> {
+    pub(super) fn tensor(&self, index: i32) -> Option<&Tensor<'a>> {
         self.tensors.get(usize::try_from(index).ok()?)
     }
 }
