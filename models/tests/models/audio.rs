@@ -537,6 +537,29 @@ fn mutated_files_cost_no_panic_no_time_and_no_memory() {
     assert!(grown < 128, "{grown} MiB more");
 }
 
+#[test]
+#[ignore = "reads 4 h of real recordings; run it after a change of the decoder"]
+fn every_real_recording_is_read_whole() {
+    let Some(manifest) = crate::golden::shared("audio/manifest.csv") else { return };
+    let mut seconds = 0.0;
+    for line in std::fs::read_to_string(&manifest).unwrap().lines().skip(1) {
+        let fields: Vec<&str> = line.split(',').collect();
+        let path = manifest.with_file_name(fields[0]);
+        let mut reader = AudioReader::open(&path, &DecodeLimits::default()).unwrap();
+        let announced_s = reader.announced_s().expect("a length");
+        let mut samples = 0;
+        while let Some(block) = reader.next_block().unwrap_or_else(|e| panic!("{}: {e}", fields[0]))
+        {
+            samples += block.len();
+        }
+        let heard_s = samples as f64 / 16_000.0;
+        assert!((heard_s - announced_s).abs() < 1e-3, "{}: {heard_s} s", fields[0]);
+        seconds += heard_s;
+    }
+    eprintln!("{:.2} h", seconds / 3_600.0);
+    assert!(seconds > 3_600.0);
+}
+
 /// Output of one stream pushed in pieces.
 fn resampled(rate: u32, channels: usize, samples: &[f32], sizes: &[usize]) -> Vec<f32> {
     let mut resampler = Resampler::new(rate, channels).unwrap();
