@@ -17,6 +17,9 @@ use proptest::prelude::*;
 
 use crate::import::imported;
 
+/// Numbers of the stream `transient`.
+pub const T: usize = ecosight_models::transient::LEN;
+
 /// A linear head on `features` numbers for `classes`: the mean of the features, class by class
 /// shifted, so that scores can be worked out by hand.
 pub fn linear_head(features: usize, classes: usize) -> Vec<u8> {
@@ -107,7 +110,7 @@ fn a_folder_that_is_no_bundle_is_not_replaced() {
     let dir = tempfile::tempdir().unwrap();
     ecosight_models::durable::write_file(&dir.path().join("photo.jpg"), b"dear").unwrap();
     let manifest = manifest(&["transient"]);
-    let files = BTreeMap::from([(HEAD_FILE.to_owned(), linear_head(45, 2))]);
+    let files = BTreeMap::from([(HEAD_FILE.to_owned(), linear_head(T, 2))]);
     assert!(write_bundle(dir.path(), manifest, &files).is_err());
     assert!(dir.path().join("photo.jpg").exists());
 }
@@ -163,18 +166,15 @@ fn a_broken_manifest_is_refused_by_field() {
         ("detector[0].class", |m| m.detector[0].class = "bang".to_owned()),
         ("detector[0].confirm_windows", |m| m.detector[0].confirm_windows = 0),
         ("golden[0].scores[0]", |m| {
-            m.golden = vec![GoldenClip {
-                sound: "noise".to_owned(),
-                seed: 1,
-                scores: vec![vec![0.5]],
-            }];
+            m.golden =
+                vec![GoldenClip { sound: "noise".to_owned(), seed: 1, scores: vec![vec![0.5]] }];
         }),
     ];
     for (field, break_it) in breakages {
         let mut broken = manifest(&["transient"]);
         break_it(&mut broken);
         let dir = tempfile::tempdir().unwrap();
-        let files = BTreeMap::from([(HEAD_FILE.to_owned(), linear_head(45, 2))]);
+        let files = BTreeMap::from([(HEAD_FILE.to_owned(), linear_head(T, 2))]);
         let error = write_bundle(&dir.path().join("ear"), broken, &files).unwrap_err();
         assert!(error.to_string().contains(&format!("field `{field}`")), "{field}: {error}");
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "{field}: was written");
@@ -186,7 +186,7 @@ fn file_names_stay_inside_the_bundle() {
     for name in ["../head.onnx", "/etc/passwd", ".hidden", "a/b", "", "manifest.json"] {
         let dir = tempfile::tempdir().unwrap();
         let files = BTreeMap::from([
-            (HEAD_FILE.to_owned(), linear_head(45, 2)),
+            (HEAD_FILE.to_owned(), linear_head(T, 2)),
             (name.to_owned(), b"x".to_vec()),
         ]);
         let error = write_bundle(&dir.path().join("ear"), manifest(&["transient"]), &files);
@@ -267,7 +267,7 @@ fn golden_sounds_prove_the_bundle() {
             scores: classifier.golden_scores(sound, 11).unwrap(),
         })
         .collect();
-    let files = BTreeMap::from([(HEAD_FILE.to_owned(), linear_head(45, 2))]);
+    let files = BTreeMap::from([(HEAD_FILE.to_owned(), linear_head(T, 2))]);
     write_bundle(&path, proved.clone(), &files).unwrap();
     let classifier = Classifier::load(Some(&path), None).unwrap();
     assert!(classifier.golden_deviation().unwrap().unwrap() < 1e-6);
@@ -283,21 +283,21 @@ fn golden_sounds_prove_the_bundle() {
 fn a_hostile_or_unfit_head_is_refused() {
     let build = |fill: &dyn Fn(&mut GraphWriter)| {
         let mut graph = GraphWriter::new("head");
-        graph.input("x", &[Dim::Batch, Dim::Fixed(45)]);
+        graph.input("x", &[Dim::Batch, Dim::Fixed(T)]);
         fill(&mut graph);
         graph.encode()
     };
-    let weight = vec![0.5; 90];
+    let weight = vec![0.5; 2 * T];
     let gemm = |graph: &mut GraphWriter| {
-        graph.constant("w", &[2, 45], &weight);
+        graph.constant("w", &[2, T], &weight);
         graph.node("Gemm", &["x", "w"], "y", &[Attribute::Int("transB", 1)]);
     };
     let out = [Dim::Batch, Dim::Fixed(2)];
     let heads: [(&str, Vec<u8>, &str); 9] = [
         ("empty", Vec::new(), "no ONNX"),
         ("text", b"hello, I am a head".to_vec(), ""),
-        ("other size", linear_head(44, 2), ""),
-        ("other classes", linear_head(45, 3), "expected 2 classes"),
+        ("other size", linear_head(T - 1, 2), ""),
+        ("other classes", linear_head(T, 3), "expected 2 classes"),
         (
             "claims a huge constant",
             build(&|g| {
@@ -368,7 +368,7 @@ proptest! {
     ) {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("ear");
-        let mut head = linear_head(45, 2);
+        let mut head = linear_head(T, 2);
         if in_head {
             // The hash is made after the change, as an attacker would.
             for (at, byte) in changes {

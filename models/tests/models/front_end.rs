@@ -70,18 +70,13 @@ fn log_mel_and_window_counts_match_the_golden_vectors() {
         for (i, window) in windows.iter().enumerate() {
             for (frame, got) in window.log_mel().chunks_exact(BANDS).enumerate() {
                 for (got, want) in got.iter().zip(golden.row(i * PATCH_HOP + frame)) {
-                    let difference = (got - want).abs();
-                    assert!(
-                        difference <= 1e-3,
-                        "{} window {i} frame {frame}: {got} instead of {want}",
-                        case.name
-                    );
-                    worst = worst.max(difference);
+                    worst = worst.max((got - want).abs());
                 }
             }
         }
     }
     eprintln!("largest log-mel difference: {worst:e}");
+    assert!(worst <= 1e-3, "{worst:e}");
 }
 
 /// Holds where no golden vector is at hand: the transform is written out as its definition.
@@ -202,6 +197,18 @@ fn a_thud_is_found_where_it_is_and_measured_as_it_is() {
         // A second before it there is nothing.
         let quiet = windows.iter().rfind(|w| w.end_sample() as usize + 1_600 < at).expect("one");
         assert!(number(quiet, "100_400.onset") < 15.0);
+    }
+}
+
+/// Where a recording ends, padding makes a step of what it had of an offset.
+#[test]
+fn the_end_of_the_stream_is_no_transient() {
+    for len in [15_000_usize, 15_700, 20_000, 23_279, 50_001] {
+        let sound: Vec<f32> = noise(8, 0.001, len).iter().map(|s| s + 0.1).collect();
+        for window in whole(&sound) {
+            let thud = number(&window, "100_400.over_median");
+            assert!(thud < 15.0, "{len}: {thud} dB at {}", window.peak_sample);
+        }
     }
 }
 

@@ -351,6 +351,7 @@ fn a_damaged_import_is_refused() {
     refuse("text", b"not a network at all");
     refuse("half", &whole[..whole.len() / 2]);
     refuse("short", &whole[..whole.len() - 1]);
-    let error = Backbone::load(Some(&dir.path().join("absent")), &[Exit::L14], false).err().unwrap();
+    let error =
+        Backbone::load(Some(&dir.path().join("absent")), &[Exit::L14], false).err().unwrap();
     assert!(error.to_string().contains("absent"));
 }

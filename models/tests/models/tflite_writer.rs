@@ -108,13 +108,7 @@ impl Graph {
         unpacked
     }
 
-    fn op(
-        &mut self,
-        code: i8,
-        inputs: &[i32],
-        output: i32,
-        options: Option<Vec<(usize, Value)>>,
-    ) {
+    fn op(&mut self, code: i8, inputs: &[i32], output: i32, options: Option<Vec<(usize, Value)>>) {
         self.ops.push(Op { code, inputs: inputs.to_vec(), output, options });
     }
 }
@@ -172,7 +166,12 @@ pub fn write(network: &Network, storage: Storage) -> Vec<u8> {
         let code = if shape.depthwise { DEPTHWISE } else { CONV };
         let next = graph.activation(&[1, 1, 1, output as i32]);
         if unfused {
-            graph.op(code, &[last, weight], next, Some(conv_options(shape.depthwise, shape.stride, 0)));
+            graph.op(
+                code,
+                &[last, weight],
+                next,
+                Some(conv_options(shape.depthwise, shape.stride, 0)),
+            );
             let sum = graph.activation(&[1, 1, 1, output as i32]);
             // The constant may stand on either side.
             let inputs = if output == 64 { [bias, next] } else { [next, bias] };
@@ -189,8 +188,7 @@ pub fn write(network: &Network, storage: Storage) -> Vec<u8> {
     graph.op(MEAN, &[last], mean, None);
     let flat = graph.activation(&[1, EMBEDDING_LEN as i32]);
     graph.op(RESHAPE, &[mean], flat, None);
-    let matrix =
-        graph.constant(&[CLASSES, EMBEDDING_LEN], &network.class_weight, storage, 0);
+    let matrix = graph.constant(&[CLASSES, EMBEDDING_LEN], &network.class_weight, storage, 0);
     let offsets = graph.constant(&[CLASSES], &network.class_bias, bias_storage, 0);
     let logits = graph.activation(&[1, CLASSES as i32]);
     graph.op(FULLY_CONNECTED, &[flat, matrix, offsets], logits, Some(vec![(0, Value::Byte(0))]));
@@ -242,7 +240,9 @@ impl Writer {
         for (number, field) in fields {
             let at = self.bytes.len();
             match field {
-                Field::Byte(value) => self.bytes.extend_from_slice(&[value.cast_unsigned(), 0, 0, 0]),
+                Field::Byte(value) => {
+                    self.bytes.extend_from_slice(&[value.cast_unsigned(), 0, 0, 0])
+                }
                 Field::Int(value) => self.bytes.extend_from_slice(&value.to_le_bytes()),
                 Field::Offset => self.bytes.extend_from_slice(&[0; 4]),
             }
@@ -290,12 +290,8 @@ fn place(places: &[(usize, usize)], number: usize) -> usize {
 fn serialise(graph: &Graph, input: i32, outputs: &[i32]) -> Vec<u8> {
     // Bytes 8 to 12 are unused by the format; here they tell where constants begin.
     let mut w = Writer { bytes: b"\0\0\0\0TFL3\0\0\0\0".to_vec() };
-    let (model, model_at) = w.table(&[
-        (0, Field::Int(3)),
-        (1, Field::Offset),
-        (2, Field::Offset),
-        (4, Field::Offset),
-    ]);
+    let (model, model_at) =
+        w.table(&[(0, Field::Int(3)), (1, Field::Offset), (2, Field::Offset), (4, Field::Offset)]);
     w.patch(0, model);
     let codes = w.tables(place(&model_at, 1), CODES.len());
     for (slot, code) in codes.into_iter().zip(CODES) {
@@ -303,12 +299,8 @@ fn serialise(graph: &Graph, input: i32, outputs: &[i32]) -> Vec<u8> {
         w.patch(slot, table);
     }
     let graphs = w.tables(place(&model_at, 2), 1);
-    let (subgraph, graph_at) = w.table(&[
-        (0, Field::Offset),
-        (1, Field::Offset),
-        (2, Field::Offset),
-        (3, Field::Offset),
-    ]);
+    let (subgraph, graph_at) =
+        w.table(&[(0, Field::Offset), (1, Field::Offset), (2, Field::Offset), (3, Field::Offset)]);
     w.patch(graphs[0], subgraph);
     w.ints(place(&graph_at, 1), &[input]);
     w.ints(place(&graph_at, 2), outputs);
