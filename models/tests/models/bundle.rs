@@ -18,11 +18,11 @@ use proptest::prelude::*;
 use crate::import::imported;
 
 /// Numbers of the stream `transient`.
-pub const T: usize = ecosight_models::transient::LEN;
+pub(crate) const T: usize = ecosight_models::transient::LEN;
 
 /// A linear head on `features` numbers for `classes`: the mean of the features, class by class
 /// shifted, so that scores can be worked out by hand.
-pub fn linear_head(features: usize, classes: usize) -> Vec<u8> {
+pub(crate) fn linear_head(features: usize, classes: usize) -> Vec<u8> {
     let mut graph = GraphWriter::new("head");
     graph.input("x", &[Dim::Batch, Dim::Fixed(features)]);
     let weight = vec![1.0 / features as f32; classes * features];
@@ -35,7 +35,7 @@ pub fn linear_head(features: usize, classes: usize) -> Vec<u8> {
 }
 
 /// The manifest of a bundle on `streams` that hears `thud` and `hiss`.
-pub fn manifest(streams: &[&str]) -> Manifest {
+pub(crate) fn manifest(streams: &[&str]) -> Manifest {
     let streams: Vec<StreamSpec> = streams
         .iter()
         .map(|name| StreamSpec { name: (*name).to_owned(), len: stream_len(name).unwrap() })
@@ -74,7 +74,7 @@ pub fn manifest(streams: &[&str]) -> Manifest {
 }
 
 /// Writes such a bundle to `dir`.
-pub fn write(dir: &Path, streams: &[&str]) -> Bundle {
+pub(crate) fn write(dir: &Path, streams: &[&str]) -> Bundle {
     let manifest = manifest(streams);
     let head = linear_head(manifest.feature_len(), manifest.classes.len());
     let files = BTreeMap::from([
@@ -145,7 +145,8 @@ fn a_changed_file_is_refused_by_name() {
 /// Each law of the manifest, broken alone, is named by its field.
 #[test]
 fn a_broken_manifest_is_refused_by_field() {
-    let breakages: [(&str, fn(&mut Manifest)); 18] = [
+    type Breakage = (&'static str, fn(&mut Manifest));
+    let breakages: [Breakage; 18] = [
         ("schema", |m| m.schema = "ecosight.bundle/2".to_owned()),
         ("name", |m| m.name = "Ear One".to_owned()),
         ("version", |m| m.version = String::new()),
