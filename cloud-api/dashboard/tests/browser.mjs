@@ -59,7 +59,10 @@ export async function brightness(page, at, width = 0.06) {
   return page.evaluate(
     ([at, width]) => {
       const canvas = document.querySelector('canvas[data-onset]');
-      const { data } = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
+      // Read from a copy: reading the page's own canvas changes how it is drawn.
+      const copy = new OffscreenCanvas(canvas.width, canvas.height).getContext('2d', { willReadFrequently: true });
+      copy.drawImage(canvas, 0, 0);
+      const { data } = copy.getImageData(0, 0, canvas.width, canvas.height);
       const from = Number(canvas.dataset.from);
       const to = Number(canvas.dataset.to);
       const column = (seconds) => Math.round(((seconds - from) / (to - from)) * canvas.width);

@@ -6,7 +6,7 @@ import { readFile } from 'node:fs/promises';
 import { createServer } from 'node:http';
 import { extname, join, normalize } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { forest, random, wav } from './sounds.mjs';
+import { flac, forest, random } from './sounds.mjs';
 
 const DIST = fileURLToPath(new URL('../dist/', import.meta.url));
 const TYPES = { '.html': 'text/html; charset=utf-8', '.js': 'text/javascript', '.css': 'text/css', '.svg': 'image/svg+xml', '.woff2': 'font/woff2', '.txt': 'text/plain; charset=utf-8' };
@@ -112,12 +112,12 @@ export async function startFakeServer({ port = 0, alerts = 9, others = 26, sick 
     const id = event.id;
     if (!state.clips.has(id)) {
       const seed = parseInt(id.slice(0, 6), 16);
-      const make = () => wav(forest({ seed, onset: ONSET_S, ...sound }));
+      const make = () => flac(forest({ seed, onset: ONSET_S, ...sound }));
       state.clips.set(id, { make, bytes: null });
     }
     return {
       ...event,
-      clip: { id, url: `/api/v1/clips/${id}/data`, status, bytes: 320_044, duration_s: 10, format: 'wav', sha256: hex(id, 64) },
+      clip: { id, url: `/api/v1/clips/${id}/data`, status, bytes: 320_562, duration_s: 10, format: 'flac', sha256: hex(id, 64) },
     };
   }
 
@@ -222,12 +222,22 @@ async function answer(request, response, state, csp) {
   if (path === '/api/v1/system') {
     return json(response, { version: '0.1.0', model: { ...MODEL, backbone: 'yamnet' }, database: 'sqlite', broker: 'embedded', broker_connected: true, uptime_s: 262_113 });
   }
+  if (kind === 'devices') refreshReports(state);
   if (kind === 'devices') return id ? one(response, state.devices.get(id)) : json(response, { items: [...state.devices.values()] });
   if (kind === 'clips') return clip(response, request, state, id);
   if (kind === 'alerts' || kind === 'detections') {
     return id ? one(response, state.events.get(id)) : json(response, page(state, query, kind === 'alerts'));
   }
   return problem(response, 404, 'Not found', `No such path: ${path}`);
+}
+
+/** Stations that are up report every few seconds. */
+function refreshReports(state) {
+  for (const device of state.devices.values()) {
+    if (device.state !== 'online' || device.telemetry === null) continue;
+    device.last_seen = new Date(Date.now() - 2_000 - parseInt(device.id.slice(0, 4), 16) % 40_000).toISOString();
+    device.telemetry.time = device.last_seen;
+  }
 }
 
 function page(state, query, onlyAlerts) {
@@ -262,7 +272,7 @@ function clip(response, request, state, id) {
   const stored = state.events.get(id)?.clip?.status === 'stored';
   if (!entry || !stored) return problem(response, 404, 'Not found', 'This clip has not been uploaded yet.');
   entry.bytes ??= entry.make();
-  const head = { 'Content-Type': 'audio/wav', 'Accept-Ranges': 'bytes' };
+  const head = { 'Content-Type': 'audio/flac', 'Accept-Ranges': 'bytes' };
   const range = /^bytes=(\d+)-(\d*)$/.exec(request.headers.range ?? '');
   if (!range) {
     response.writeHead(200, { ...head, 'Content-Length': entry.bytes.length });

@@ -111,3 +111,41 @@ export function wav(samples, rate = RATE) {
   });
   return file;
 }
+
+/** A 16-bit mono FLAC file, uncompressed inside: valid for every decoder. @param {Float32Array} samples */
+export function flac(samples, rate = RATE) {
+  const BLOCK = 4_096;
+  const head = Buffer.alloc(42);
+  head.write('fLaC');
+  head.writeUInt32BE(0x80000022, 4);
+  head.writeUInt16BE(BLOCK, 8);
+  head.writeUInt16BE(BLOCK, 10);
+  // 20 bits rate, 3 bits channels − 1, 5 bits depth − 1, 36 bits length.
+  head.writeUInt32BE(((rate << 12) | (15 << 4)) >>> 0, 18);
+  head.writeUInt32BE(samples.length, 22);
+  const parts = [head];
+  for (let start = 0, number = 0; start < samples.length; start += BLOCK, number++) {
+    const block = samples.subarray(start, start + BLOCK);
+    const coded = number < 0x80 ? [number] : [0xc0 | (number >> 6), 0x80 | (number & 0x3f)];
+    const header = [0xff, 0xf8, 0x70, 0x08, ...coded, (block.length - 1) >> 8, (block.length - 1) & 0xff];
+    header.push(crc(header, 8, 0x07));
+    const body = Buffer.alloc(1 + block.length * 2);
+    body[0] = 0x02;
+    block.forEach((sample, n) => body.writeInt16BE(Math.round(Math.max(-1, Math.min(1, sample)) * 32_767), 1 + n * 2));
+    const frame = Buffer.concat([Buffer.from(header), body]);
+    const check = crc(frame, 16, 0x8005);
+    parts.push(frame, Buffer.from([check >> 8, check & 0xff]));
+  }
+  return Buffer.concat(parts);
+}
+
+function crc(bytes, width, polynomial) {
+  const top = 1 << (width - 1);
+  const mask = (1 << width) - 1;
+  let value = 0;
+  for (const byte of bytes) {
+    value ^= byte << (width - 8);
+    for (let bit = 0; bit < 8; bit++) value = value & top ? ((value << 1) ^ polynomial) & mask : (value << 1) & mask;
+  }
+  return value;
+}

@@ -136,7 +136,8 @@ export async function getJson<T>(path: string, query: Query = {}): Promise<T> {
   const response = await request(withQuery(path, query));
   try {
     return (await response.json()) as T;
-  } catch {
+  } catch (cause) {
+    if (!(cause instanceof SyntaxError)) throw new ApiError(0, 'The connection to the server broke.');
     throw new ApiError(response.status, 'The server sent an answer that is not JSON.');
   }
 }

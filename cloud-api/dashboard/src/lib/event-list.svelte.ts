@@ -1,26 +1,12 @@
 // Events, newest first, each once: fetched pages and live arrivals in one list.
 
-import { ApiError, getJson, type ClipStatus, type Page, type Query, type SoundEvent } from './api';
+import { untrack } from 'svelte';
+import { ApiError, getJson, type Page, type Query, type SoundEvent } from './api';
+import { merged } from './merged';
 
-const CLIP_RANK: Record<ClipStatus, number> = { expected: 1, uploading: 2, stored: 3 };
 const PAGE_SIZE = 100;
 /** A wall screen runs for months: beyond this it begins again at the newest page. */
 const MAX_KEPT = 2_000;
-
-/** `next` over `old`, keeping what only `old` knows: a fetched page may be older than the stream. */
-export function merged(old: SoundEvent, next: SoundEvent): SoundEvent {
-  const newClip = next.clip ? CLIP_RANK[next.clip.status] : 0;
-  const oldClip = old.clip ? CLIP_RANK[old.clip.status] : 0;
-  return {
-    ...next,
-    duration_ms: next.duration_ms ?? old.duration_ms,
-    decided_after_ms: next.decided_after_ms ?? old.decided_after_ms,
-    noise_floor_dbfs: next.noise_floor_dbfs ?? old.noise_floor_dbfs,
-    scores: next.scores ?? old.scores,
-    location: next.location ?? old.location,
-    clip: newClip >= oldClip ? next.clip : old.clip,
-  };
-}
 
 export class EventList {
   items = $state.raw<SoundEvent[]>([]);
@@ -41,14 +27,17 @@ export class EventList {
   }
 
   /** Asks another question; `accepts` is the same filter for live events. */
-  async ask(query: Query, accepts: (event: SoundEvent) => boolean): Promise<void> {
+  ask(query: Query, accepts: (event: SoundEvent) => boolean): void {
     this.#query = query;
     this.#accepts = accepts;
     this.#generation += 1;
-    this.items = [];
-    this.next = null;
-    this.status = 'loading';
-    await this.refresh();
+    // Effects call this: the list must not become a reason to ask again.
+    untrack(() => {
+      this.items = [];
+      this.next = null;
+      this.status = 'loading';
+      void this.refresh();
+    });
   }
 
   /**

@@ -2,7 +2,7 @@
 // counts as one that does not.
 
 import type { Device } from './api';
-import { ago, mebibytes, span } from './format';
+import { mebibytes, span } from './format';
 import { SOURCE_WORDS } from './words';
 
 export type Level = 'ok' | 'warn' | 'bad';
@@ -13,6 +13,8 @@ export interface Health {
   word: string;
   /** What is wrong, worst first; empty when all is well. */
   reasons: string[];
+  /** It said within the last minutes that it hears. */
+  listening: boolean;
 }
 
 /** Reports come every minute: three are missing. */
@@ -29,23 +31,22 @@ const OUTBOX_LATE_S = 120;
 export function health(device: Device, now: number): Health {
   const { telemetry } = device;
   if (device.state !== 'online') {
-    const seen = device.last_seen ? `Last seen ${ago(device.last_seen, now)}` : 'Never seen';
-    return { level: 'bad', word: device.state === 'offline' ? 'Offline' : 'Unknown', reasons: [seen] };
+    const silent = device.last_seen ? `Silent for ${span((now - Date.parse(device.last_seen)) / 1_000)}` : 'Never seen';
+    return { level: 'bad', word: device.state === 'offline' ? 'Offline' : 'Unknown', reasons: [silent], listening: false };
   }
-  if (!telemetry) return { level: 'warn', word: 'No report', reasons: ['Connected, but has not reported yet'] };
+  if (!telemetry) return deaf('warn', 'No report', 'Connected, but has not reported yet');
 
   const silent = (now - Date.parse(telemetry.time)) / 1_000;
   if (silent > REPORT_LOST_S) {
-    return { level: 'bad', word: 'No report', reasons: [`Connected, but last reported ${span(silent)} ago`] };
+    return deaf('bad', 'No report', `Connected, but last reported ${span(silent)} ago`);
   }
   if (telemetry.source === 'failed' || telemetry.source === 'recovering') {
-    return { level: 'bad', word: 'Deaf', reasons: [SOURCE_WORDS[telemetry.source]] };
+    return deaf('bad', 'Deaf', SOURCE_WORDS[telemetry.source]);
   }
-  if (telemetry.source === 'ended') {
-    return { level: 'warn', word: 'Not listening', reasons: [SOURCE_WORDS.ended] };
-  }
-  if (telemetry.source === 'healthy' && telemetry.noise_floor_dbfs <= DIGITAL_SILENCE_DBFS) {
-    return { level: 'bad', word: 'Deaf', reasons: ['The microphone gives only digital silence'] };
+  if (telemetry.source === 'ended') return deaf('warn', 'Not listening', SOURCE_WORDS.ended);
+  if (telemetry.source === 'starting') return deaf('warn', 'Starting', 'The sound source is being opened');
+  if (telemetry.noise_floor_dbfs <= DIGITAL_SILENCE_DBFS) {
+    return deaf('bad', 'Deaf', 'The microphone gives only digital silence');
   }
 
   const reasons: string[] = [];
@@ -56,9 +57,12 @@ export function health(device: Device, now: number): Health {
   }
   if (telemetry.disk_free_mib < DISK_LOW_MIB) reasons.push(`Only ${mebibytes(telemetry.disk_free_mib)} of disk free`);
   if ((telemetry.cpu_temperature_c ?? 0) > HOT_C) reasons.push(`Processor at ${Math.round(telemetry.cpu_temperature_c ?? 0)} °C`);
-  if (reasons.length > 0) return { level: 'warn', word: 'Attention', reasons };
-  if (telemetry.source === 'starting') return { level: 'warn', word: 'Starting', reasons: [] };
-  return { level: 'ok', word: 'Listening', reasons: [] };
+  if (reasons.length > 0) return { level: 'warn', word: 'Attention', reasons, listening: true };
+  return { level: 'ok', word: 'Listening', reasons: [], listening: true };
+}
+
+function deaf(level: Level, word: string, reason: string): Health {
+  return { level, word, reasons: [reason], listening: false };
 }
 
 const ORDER: Record<Level, number> = { bad: 0, warn: 1, ok: 2 };

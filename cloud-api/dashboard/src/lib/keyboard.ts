@@ -30,6 +30,12 @@ export function onKey(event: KeyboardEvent): void {
   event.preventDefault();
 }
 
+/** A button that was clicked with the mouse keeps no focus: the space bar goes on to play. */
+export function onClick(event: MouseEvent): void {
+  if (event.detail === 0 || !(event.target instanceof Element)) return;
+  event.target.closest('button')?.blur();
+}
+
 function move(step: number): void {
   if (route.view === 'stations') return;
   const { items } = route.view === 'alerts' ? room.alerts : room.detections;

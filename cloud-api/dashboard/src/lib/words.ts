@@ -6,7 +6,7 @@ export type IconName =
   | 'gunshot' | 'bird' | 'dog' | 'vehicle' | 'silence' | 'leaf' | 'saw' | 'voice' | 'wave'
   | 'play' | 'pause' | 'download' | 'plus' | 'minus' | 'back' | 'bell' | 'bell-off' | 'clock'
   | 'pin' | 'station' | 'list' | 'alert' | 'auto' | 'sun' | 'moon' | 'red' | 'check' | 'copy'
-  | 'upload' | 'link-off' | 'follow';
+  | 'upload' | 'link-off' | 'follow' | 'volume' | 'zoom';
 
 const CLASS_WORDS: Record<string, string> = {
   gun_shot: 'Gunshot',
@@ -60,15 +60,25 @@ export const SOURCE_WORDS: Record<SourceState, string> = {
 };
 
 /** The state of an event's recording in words; `ready` when it can be played. */
-export function clipState(clip: Clip | null): { ready: boolean; text: string; detail: string } {
-  if (!clip) return { ready: false, text: 'No recording yet', detail: 'The station has not announced a recording of this event.' };
+export interface ClipState {
+  ready: boolean;
+  /** One or two words. */
+  short: string;
+  title: string;
+  detail: string;
+}
+
+export function clipState(clip: Clip | null): ClipState {
+  if (!clip) {
+    return { ready: false, short: 'No clip', title: 'No recording yet', detail: 'The station has not announced a recording of this event.' };
+  }
   switch (clip.status) {
     case 'stored':
-      return { ready: true, text: 'Recording', detail: '' };
+      return { ready: true, short: 'Recording', title: 'Recording', detail: '' };
     case 'uploading':
-      return { ready: false, text: 'Uploading', detail: 'The station is sending the recording. It appears here by itself.' };
+      return { ready: false, short: 'Uploading', title: 'Recording on its way', detail: 'The station is sending it. It appears here by itself.' };
     default:
-      return { ready: false, text: 'Recording expected', detail: 'The station has kept a recording and sends it when the link allows. It appears here by itself.' };
+      return { ready: false, short: 'Expected', title: 'Recording expected', detail: 'The station keeps it and sends it when the link allows. It appears here by itself.' };
   }
 }
 

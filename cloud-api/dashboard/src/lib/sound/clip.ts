@@ -1,7 +1,7 @@
 // A clip's bytes, decoded to samples at the rate it was recorded with.
 
 import { ApiError, getBytes, type Clip } from '../api';
-import { sharpestAttack, spectrogram, type Spectrogram } from './spectrogram';
+import { firstAttack, spectrogram, type Spectrogram } from './spectrogram';
 
 /** What stations record at; browsers accept 8 to 96 kHz in decoding. */
 const USUAL_RATE = 16_000;
@@ -13,6 +13,8 @@ export interface Recording {
   picture: Spectrogram;
   /** Where the sound that raised the event begins, seconds; null where nothing stands out. */
   onset: number | null;
+  /** The onset was measured here, not told by the station. */
+  estimated: boolean;
 }
 
 /** The recording cannot be shown; the message says why in the user's words. */
@@ -62,7 +64,7 @@ async function load(clip: Clip): Promise<Recording> {
   }
   const samples = buffer.getChannelData(0);
   const picture = spectrogram(samples, buffer.sampleRate);
-  return { buffer, samples, picture, onset: clip.onset_s ?? sharpestAttack(picture) };
+  return { buffer, samples, picture, onset: clip.onset_s ?? firstAttack(picture), estimated: clip.onset_s == null };
 }
 
 /** The sample rate that a WAV or FLAC header states: decoding at another one would resample. */

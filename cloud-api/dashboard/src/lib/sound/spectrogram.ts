@@ -131,10 +131,10 @@ function gather(picture: Spectrogram, centre: number, width: number, out: Float3
 }
 
 /**
- * The sharpest attack: where the mean level over all bins rises most within 20 ms, in seconds.
- * Null where nothing rises by 6 dB.
+ * The first sharp attack: where the mean level over all bins rises, within 20 ms, by at least
+ * three quarters of the most that it rises anywhere, in seconds. Null where nothing rises by 6 dB.
  */
-export function sharpestAttack(picture: Spectrogram): number | null {
+export function firstAttack(picture: Spectrogram): number | null {
   const { db, bins, columns, hop } = picture;
   const mean = new Float32Array(columns);
   for (let column = 0; column < columns; column++) {
@@ -143,14 +143,10 @@ export function sharpestAttack(picture: Spectrogram): number | null {
     mean[column] = sum / bins;
   }
   const reach = Math.max(1, Math.round(0.02 / hop));
-  let best = 6;
-  let found: number | null = null;
-  for (let column = reach; column < columns; column++) {
-    const rise = mean[column]! - mean[column - reach]!;
-    if (rise > best) {
-      best = rise;
-      found = (column - reach / 2) * hop;
-    }
-  }
-  return found;
+  const rise = mean.map((level, column) => (column < reach ? 0 : level - mean[column - reach]!));
+  const enough = 0.75 * rise.reduce((most, value) => Math.max(most, value), 0);
+  if (enough < 0.75 * 6) return null;
+  let column = rise.findIndex((value) => value >= enough);
+  while (column + 1 < columns && rise[column + 1]! > rise[column]!) column += 1;
+  return (column - reach / 2) * hop;
 }
