@@ -313,6 +313,15 @@ scenario('recordings that are missing or broken say why', { faultless: false }, 
   await page.locator('canvas[data-onset]').waitFor();
 });
 
+scenario('an event that turns out to be no alert leaves the alerts; a nameless station is named by its id', {}, async (page, server) => {
+  await live(page);
+  const event = server.makeEvent({ station: 0, class: 'unknown', device_name: null });
+  server.publish('alert', event);
+  await card(page, event.id).getByText(`station ${event.device_id.slice(0, 8)}`).waitFor();
+  server.publish('detection', { ...server.complete(event), class: 'dog', alert: false });
+  await card(page, event.id).waitFor({ state: 'detached' });
+});
+
 scenario('names from the field are text, never markup', {}, async (page, server) => {
   await live(page);
   const nasty = '<img src=x onerror="window.hacked=1"><b>x</b>';

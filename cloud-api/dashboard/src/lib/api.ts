@@ -34,7 +34,8 @@ export interface Clip {
 export interface SoundEvent {
   id: string;
   device_id: string;
-  device_name: string;
+  /** Null until the station has said its name. */
+  device_name: string | null;
   site_id: string;
   class: string;
   alert: boolean;

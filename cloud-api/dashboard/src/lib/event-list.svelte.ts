@@ -90,7 +90,11 @@ export class EventList {
   /** Takes a live event. True if it was not here before. */
   accept(event: SoundEvent): boolean {
     const isNew = !this.find(event.id);
-    if (isNew && !this.#accepts(event)) return false;
+    if (!this.#accepts(event)) {
+      // It may have been another class when it was first told.
+      if (!isNew) this.items = this.items.filter((other) => other.id !== event.id);
+      return false;
+    }
     this.#put([event]);
     if (this.items.length > MAX_KEPT) void this.refresh(true);
     return isNew;

@@ -32,7 +32,7 @@ export function health(device: Device, now: number): Health {
   const { telemetry } = device;
   if (device.state !== 'online') {
     const silent = device.last_seen ? `Silent for ${span((now - Date.parse(device.last_seen)) / 1_000)}` : 'Never seen';
-    return { level: 'bad', word: device.state === 'offline' ? 'Offline' : 'Unknown', reasons: [silent], listening: false };
+    return { level: 'bad', word: device.state === 'offline' ? 'Offline' : 'Silent', reasons: [silent], listening: false };
   }
   if (!telemetry) return deaf('warn', 'No report', 'Connected, but has not reported yet');
 

@@ -68,7 +68,7 @@ class Room {
     }
     if (type !== 'alert' && type !== 'detection' && type !== 'clip') return;
     const event = data as SoundEvent;
-    const isNew = event.alert && this.alerts.accept(event);
+    const isNew = this.alerts.accept(event);
     this.detections.accept(event);
     if (isNew) this.#announce([event]);
   }

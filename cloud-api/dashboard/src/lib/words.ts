@@ -82,6 +82,11 @@ export function clipState(clip: Clip | null): ClipState {
   }
 }
 
+/** A station's name, or what there is of one before it has told it. */
+export function stationName(event: SoundEvent): string {
+  return event.device_name ?? `station ${event.device_id.slice(0, 8)}`;
+}
+
 /** How far the sound stood out, dB; null where the station measured no floor. */
 export function aboveNoise(event: SoundEvent): number | null {
   return event.noise_floor_dbfs === null ? null : event.level_dbfs - event.noise_floor_dbfs;
