@@ -41,7 +41,7 @@ pub(super) const KEYS: &[Key] = &[
         section: "http",
         name: "max_connections",
         doc: "Open connections at one time.",
-        set: |c, v| count(v, 1, 100_000).map(|v| c.http.max_connections = v),
+        set: |c, v| count(&v, 1, 100_000).map(|v| c.http.max_connections = v),
         get: |c| Some(c.http.max_connections.to_string()),
     },
     Key {
@@ -146,14 +146,14 @@ pub(super) const KEYS: &[Key] = &[
         section: "model",
         name: "threads",
         doc: "Classifications that run at one time; 0 for one per core.",
-        set: |c, v| count(v, 0, 1_024).map(|v| c.model.threads = v),
+        set: |c, v| count(&v, 0, 1_024).map(|v| c.model.threads = v),
         get: |c| Some(c.model.threads.to_string()),
     },
     Key {
         section: "model",
         name: "queue",
         doc: "Classifications that may wait; more are answered 503.",
-        set: |c, v| count(v, 0, 1_024).map(|v| c.model.queue = v),
+        set: |c, v| count(&v, 0, 1_024).map(|v| c.model.queue = v),
         get: |c| Some(c.model.queue.to_string()),
     },
     Key {
@@ -188,13 +188,12 @@ fn path(value: Written) -> Result<PathBuf, String> {
 
 fn address(value: Written) -> Result<SocketAddr, String> {
     let text = text(value)?;
-    text.parse().map_err(|_| {
-        format!("{text:?} is no address; write IP and port, as in \"127.0.0.1:8000\"")
-    })
+    text.parse()
+        .map_err(|_| format!("{text:?} is no address; write IP and port, as in \"127.0.0.1:8000\""))
 }
 
-fn count(value: Written, min: usize, max: usize) -> Result<usize, String> {
-    let number = match &value {
+fn count(value: &Written, min: usize, max: usize) -> Result<usize, String> {
+    let number = match value {
         Written::Number(number) => usize::try_from(*number).ok(),
         Written::Text(text) => text.parse().ok(),
         _ => None,
@@ -236,7 +235,7 @@ fn span(value: Written) -> Result<Duration, String> {
 fn spelled(span: Duration) -> String {
     let ms = span.as_millis();
     let units = [(86_400_000, "d"), (3_600_000, "h"), (60_000, "m"), (1_000, "s")];
-    let unit = units.iter().find(|(unit_ms, _)| ms % unit_ms == 0 && ms >= *unit_ms);
+    let unit = units.iter().find(|(unit_ms, _)| ms.is_multiple_of(*unit_ms) && ms >= *unit_ms);
     match unit {
         Some((unit_ms, name)) => quoted(&format!("{}{name}", ms / unit_ms)),
         None => quoted(&format!("{ms}ms")),
@@ -246,9 +245,11 @@ fn spelled(span: Duration) -> String {
 fn origins(value: Written) -> Result<Vec<String>, String> {
     let origins = match value {
         Written::List(items) => items,
-        Written::Text(text) => {
-            text.split(',').map(|item| item.trim().into()).filter(|i: &String| !i.is_empty()).collect()
-        }
+        Written::Text(text) => text
+            .split(',')
+            .map(|item| item.trim().into())
+            .filter(|i: &String| !i.is_empty())
+            .collect(),
         other => return Err(format!("expected a list of texts, found {}", other.kind())),
     };
     for origin in &origins {
@@ -265,7 +266,7 @@ fn listed(items: &[String]) -> String {
     format!("[{}]", items.join(", "))
 }
 
-fn database(value: Written) -> Result<String, String> {
+pub(super) fn database(value: Written) -> Result<String, String> {
     let url = text(value)?;
     let known = ["sqlite:", "postgres://", "postgresql://"];
     if url.is_empty() || known.iter().any(|scheme| url.starts_with(scheme)) {
@@ -324,7 +325,9 @@ impl FromStr for BrokerChoice {
             return Err("TLS to the broker is not in this version; bridge it on this host".into());
         }
         let hint = || {
-            format!("{text:?} is no broker; write \"embedded\" or an address as in \"mqtt://127.0.0.1:1883\"")
+            format!(
+                "{text:?} is no broker; write \"embedded\" or an address as in \"mqtt://127.0.0.1:1883\""
+            )
         };
         let place = text.strip_prefix("mqtt://").ok_or_else(hint)?.trim_end_matches('/');
         let (host, port) = match place.rsplit_once(':') {

@@ -179,6 +179,15 @@ impl Config {
         parse::read(file, environment)
     }
 
+    /// Sets the database, as the key `database.url` does.
+    ///
+    /// # Errors
+    /// What is wrong with the URL.
+    pub fn set_database(&mut self, url: &str) -> Result<(), String> {
+        self.database.url = keys::database(keys::Written::Text(url.to_owned()))?;
+        Ok(())
+    }
+
     /// What is wrong with the values together; each alone was checked when it was read.
     #[must_use]
     pub fn validate(&self) -> Vec<Fault> {

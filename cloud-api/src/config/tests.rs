@@ -71,7 +71,8 @@ fn an_address_that_others_can_reach_is_refused_with_the_reason() {
     assert!(faults[0].what.contains("no accounts"), "{faults:?}");
     let config = from_file("[mqtt]\nlisten = \"[::]:1883\"\n").unwrap();
     assert_eq!(config.validate().len(), 1);
-    let config = from_file("[mqtt]\nlisten = \"[::]:1883\"\nbroker = \"mqtt://10.0.0.1\"\n").unwrap();
+    let config =
+        from_file("[mqtt]\nlisten = \"[::]:1883\"\nbroker = \"mqtt://10.0.0.1\"\n").unwrap();
     assert!(config.validate().is_empty(), "an external broker does not use mqtt.listen");
 }
 
