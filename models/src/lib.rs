@@ -4,6 +4,9 @@ pub mod audio;
 pub mod bundle;
 pub mod classifier;
 pub mod detector;
+pub mod eval;
+#[cfg(feature = "train")]
+pub mod train;
 pub mod window;
 
 pub use bundle::Bundle;
