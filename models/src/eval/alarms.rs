@@ -29,10 +29,7 @@ impl Operating {
 /// they are; no window at all is 0.
 pub fn paired_peak(windows: &[f32], neighbours: usize) -> f32 {
     let width = neighbours.clamp(1, windows.len().max(1));
-    windows
-        .windows(width)
-        .map(|run| run.iter().sum::<f32>() / width as f32)
-        .fold(0.0, f32::max)
+    windows.windows(width).map(|run| run.iter().sum::<f32>() / width as f32).fold(0.0, f32::max)
 }
 
 /// Lowest threshold at which `background` (one score per clip, `hours` long together) gives at

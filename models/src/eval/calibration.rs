@@ -67,11 +67,8 @@ mod tests {
     fn the_error_is_the_hand_computed_one() {
         // Bin 0..0.5: 0.2, 0.4 with one right: |0.3 - 0.5| = 0.2, two predictions.
         // Bin 0.5..1: 0.75, 1.0 both right: |0.875 - 1| = 0.125, two predictions.
-        let error = expected_calibration_error(
-            &[0.2, 0.4, 0.75, 1.0],
-            &[true, false, true, true],
-            2,
-        );
+        let error =
+            expected_calibration_error(&[0.2, 0.4, 0.75, 1.0], &[true, false, true, true], 2);
         assert!((error.unwrap() - (2.0 * 0.2 + 2.0 * 0.125) / 4.0).abs() < 1e-6);
     }
 

@@ -10,7 +10,7 @@ mod calibration;
 mod classes;
 mod ranking;
 
-pub use alarms::{Operating, alarm_threshold, paired_peak, operating_point};
+pub use alarms::{Operating, alarm_threshold, operating_point, paired_peak};
 #[cfg(feature = "train")]
 pub use bootstrap::{Interval, bootstrap_by_group};
 pub use calibration::{CalibrationBin, expected_calibration_error, reliability};

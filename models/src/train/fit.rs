@@ -118,9 +118,7 @@ impl Fitted {
     pub fn logits(&self, features: ArrayView2<'_, f32>, rows: &[usize]) -> Array2<f32> {
         let mut logits = Array2::zeros((rows.len(), self.net.classes()));
         // In pieces, so that a whole data set does not stand in memory twice.
-        for (chunk, mut out) in
-            rows.chunks(1024).zip(logits.axis_chunks_iter_mut(Axis(0), 1024))
-        {
+        for (chunk, mut out) in rows.chunks(1024).zip(logits.axis_chunks_iter_mut(Axis(0), 1024)) {
             let input = self.standardised(features, chunk);
             out.assign(&self.net.logits(input.view()));
         }
@@ -318,7 +316,8 @@ mod tests {
         let class: Vec<usize> = (0..count).map(|row| row % 2).collect();
         for (mut row, &class) in features.outer_iter_mut().zip(&class) {
             let angle = rng.random_range(0.0..std::f32::consts::TAU);
-            let radius = if class == 0 { rng.random_range(2.0..3.0) } else { rng.random_range(0.0..1.0) };
+            let radius =
+                if class == 0 { rng.random_range(2.0..3.0) } else { rng.random_range(0.0..1.0) };
             row.assign(&ndarray::arr1(&[radius * angle.cos(), radius * angle.sin(), 7.0]));
         }
         (features, class)

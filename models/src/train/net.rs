@@ -175,8 +175,7 @@ impl Net {
         for net in nets {
             bias += &(&net.output.bias * share);
         }
-        let outputs: Vec<Array2<f32>> =
-            nets.iter().map(|net| &net.output.weight * share).collect();
+        let outputs: Vec<Array2<f32>> = nets.iter().map(|net| &net.output.weight * share).collect();
         if first.hidden.is_none() {
             let mut weight = Array2::zeros(first.output.weight.dim());
             outputs.iter().for_each(|output| weight += output);
@@ -188,7 +187,10 @@ impl Net {
         let outputs: Vec<_> = outputs.iter().map(|output| output.view()).collect();
         Some(Self {
             hidden: Some(Dense {
-                weight: ndarray::concatenate(Axis(1), &weights).ok()?.as_standard_layout().into_owned(),
+                weight: ndarray::concatenate(Axis(1), &weights)
+                    .ok()?
+                    .as_standard_layout()
+                    .into_owned(),
                 bias: ndarray::concatenate(Axis(0), &biases).ok()?,
             }),
             output: Dense { weight: ndarray::concatenate(Axis(0), &outputs).ok()?, bias },
@@ -262,9 +264,12 @@ mod tests {
     fn the_gradient_agrees_with_differences() {
         check_gradient(0, None);
         check_gradient(6, None);
-        let keep = Array2::from_shape_fn((5, 6), |(row, unit)| {
-            if (row + unit) % 3 == 0 { 0.0 } else { 1.5 }
-        });
+        let keep = Array2::from_shape_fn(
+            (5, 6),
+            |(row, unit)| {
+                if (row + unit) % 3 == 0 { 0.0 } else { 1.5 }
+            },
+        );
         check_gradient(6, Some(keep));
     }
 

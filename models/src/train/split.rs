@@ -99,8 +99,7 @@ mod tests {
         for stratum in ["shot", "dog"] {
             let total = items.iter().filter(|item| item.0 == stratum).count();
             for wanted in 0..5 {
-                let here =
-                    items.iter().zip(&fold).filter(|(i, f)| i.0 == stratum && **f == wanted);
+                let here = items.iter().zip(&fold).filter(|(i, f)| i.0 == stratum && **f == wanted);
                 let share = here.count() as f64 / total as f64;
                 assert!((share - 0.2).abs() < 0.03, "{stratum} in fold {wanted}: {share}");
             }
