@@ -82,7 +82,7 @@ impl Extraction {
                 Ok(StreamSpec { name: name.clone(), len })
             })
             .collect::<Result<Vec<_>, ExtractionError>>()?;
-        let extractor = FeatureExtractor::load(&specs, backbone, false)?;
+        let extractor = FeatureExtractor::load_with(&specs, backbone, false, true)?;
         let mut hash = Sha256::new();
         for name in streams {
             hash.update(name.as_bytes());
@@ -99,6 +99,11 @@ impl Extraction {
     /// Features per window.
     pub fn width(&self) -> usize {
         self.width
+    }
+
+    /// SHA-256, hex, of the file that the backbone was imported from, where a stream needs one.
+    pub fn backbone_sha256(&self) -> Option<&str> {
+        self.extractor.backbone().map(|backbone| backbone.source_sha256())
     }
 
     /// Features of the sound that `render` makes, from the cache when `key` (all that shapes the

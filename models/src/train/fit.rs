@@ -19,6 +19,7 @@ pub const FEATURE_LIMIT: f32 = 8.0;
 
 /// How to train. Everything that shapes the result is here.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct Recipe {
     /// Hidden units; 0 is logistic regression.
     pub hidden: usize,
@@ -58,6 +59,40 @@ impl Default for Recipe {
             hard_negative: 4.0,
             patience: None,
         }
+    }
+}
+
+impl Recipe {
+    /// Checks what serde cannot.
+    ///
+    /// # Errors
+    /// Names the field and what it may be.
+    pub fn validate(&self) -> Result<(), String> {
+        let share = |name: &str, value: f32| match value {
+            0.0..1.0 => Ok(()),
+            _ => Err(format!("{name} must be at least 0 and below 1")),
+        };
+        if !(1..=10_000).contains(&self.epochs) || !(1..=1 << 20).contains(&self.batch) {
+            return Err("epochs and batch must be at least 1".to_owned());
+        }
+        if self.hidden > 4096 {
+            return Err("hidden must be at most 4096".to_owned());
+        }
+        if !(self.learning_rate > 0.0 && self.learning_rate <= 1.0) {
+            return Err("learning_rate must be above 0 and at most 1".to_owned());
+        }
+        share("dropout", self.dropout)?;
+        share("label_smoothing", self.label_smoothing)?;
+        for (name, value) in [
+            ("weight_decay", self.weight_decay),
+            ("input_noise", self.input_noise),
+            ("hard_negative", self.hard_negative),
+        ] {
+            if !(0.0..=1000.0).contains(&value) {
+                return Err(format!("{name} must be from 0 to 1000"));
+            }
+        }
+        Ok(())
     }
 }
 

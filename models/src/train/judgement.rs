@@ -8,8 +8,9 @@ use std::collections::BTreeMap;
 use ndarray::{Array2, Axis};
 use serde::{Deserialize, Serialize};
 
+use super::dataset::Clip;
 use super::labels::LabelMap;
-use super::material::{Form, Library};
+use super::material::Form;
 use super::net::softmax;
 use super::table::Table;
 use crate::eval::{self, Confusion};
@@ -18,6 +19,9 @@ use crate::eval::{self, Confusion};
 pub const CONFIRM_WINDOWS: usize = 2;
 /// Rates that thresholds are given for, false alarms per hour.
 pub const RATES_PER_HOUR: [f64; 4] = [0.33, 1.0, 3.0, 10.0];
+/// Sound that each window adds to a stream, hours.
+pub const HOP_HOURS: f64 =
+    crate::HOP_SAMPLES as f64 / (crate::SAMPLE_RATE_HZ as f64 * 3600.0);
 /// Bins of the calibration error.
 const BINS: usize = 15;
 const BOOTSTRAP_DRAWS: usize = 1000;
@@ -25,7 +29,7 @@ const BOOTSTRAP_DRAWS: usize = 1000;
 /// One clip in one form.
 #[derive(Clone, Debug)]
 pub struct Heard {
-    /// Index in the library.
+    /// Index in the data set.
     pub clip: usize,
     /// Its form.
     pub form: Form,
@@ -61,8 +65,8 @@ pub struct Recall {
 /// What one threshold does.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RatePoint {
-    /// Rate that the threshold was chosen for.
-    pub per_hour: f64,
+    /// Rate that the threshold was chosen for, false alarms per hour.
+    pub per_hour: Option<f64>,
     /// The threshold on the mean of two windows.
     pub threshold: f32,
     /// False alarms over all background.
@@ -113,15 +117,12 @@ pub struct Judgement {
     pub accuracy: Option<f64>,
     /// Rows: true class; columns: called class.
     pub confusion: Vec<Vec<u64>>,
-    /// Expected calibration error of the windows' highest class score.
-    pub calibration_error: Option<f64>,
 }
 
 /// Sums up the windows of each clip. `logits` are divided by `temperature` first.
 pub fn heard(table: &Table, logits: &Array2<f32>, temperature: f32) -> Vec<Heard> {
     let mut scores = logits / temperature;
     softmax(&mut scores);
-    let hop_h = crate::HOP_SAMPLES as f64 / f64::from(crate::SAMPLE_RATE_HZ) / 3600.0;
     table
         .item_rows()
         .into_iter()
@@ -143,7 +144,7 @@ pub fn heard(table: &Table, logits: &Array2<f32>, temperature: f32) -> Vec<Heard
                 class: item.class,
                 peak,
                 mean: windows.mean_axis(Axis(0)).map_or_else(Vec::new, |mean| mean.to_vec()),
-                hours: rows.len() as f64 * hop_h,
+                hours: rows.len() as f64 * HOP_HOURS,
             })
         })
         .collect()
@@ -164,46 +165,61 @@ pub fn called(heard: &Heard, labels: &LabelMap, thresholds: &[f32]) -> usize {
     best(&mut events).or_else(|| best(&mut lasting)).unwrap_or(labels.rest())
 }
 
-/// Judges the alerting class and all others. `thresholds` (one per class) are those that clips are
-/// called by; the alerting class's is replaced by the one chosen for `alert_rate` per hour.
-pub fn judge(
-    library: &Library,
-    labels: &LabelMap,
-    table: &Table,
-    logits: &Array2<f32>,
-    temperature: f32,
-    thresholds: &mut [f32],
-    alert_rate: f64,
-) -> Judgement {
-    let alerting = labels.alerting();
-    let heard = heard(table, logits, temperature);
-    let background: Vec<&Heard> = heard
+/// Background that rates are counted on: what holds no alert, as files are and band-limited.
+fn background<'a>(heard: &'a [Heard], alerting: usize) -> Vec<&'a Heard> {
+    heard
         .iter()
         .filter(|one| one.class != alerting && matches!(one.form, Form::Plain | Form::BandLimited))
-        .collect();
+        .collect()
+}
+
+/// Threshold of the alerting class for a rate of false alarms; `None` without background.
+pub fn rate_threshold(heard: &[Heard], labels: &LabelMap, per_hour: f64) -> Option<f32> {
+    let alerting = labels.alerting();
+    let background = background(heard, alerting);
     let scores: Vec<f32> = background.iter().map(|one| one.peak[alerting]).collect();
-    let hours: f64 = background.iter().map(|one| one.hours).sum();
-    if let Some(threshold) = eval::alarm_threshold(&scores, hours, alert_rate) {
-        thresholds[alerting] = threshold;
+    eval::alarm_threshold(&scores, background.iter().map(|one| one.hours).sum(), per_hour)
+}
+
+/// What a threshold of the alerting class does; `per_hour` is the rate it was chosen for, if it was.
+pub fn rate_point(
+    clips: &[Clip],
+    labels: &LabelMap,
+    heard: &[Heard],
+    threshold: f32,
+    per_hour: Option<f64>,
+) -> RatePoint {
+    let alerting = labels.alerting();
+    let mut by_label = BTreeMap::new();
+    for one in background(heard, alerting).iter().filter(|one| one.peak[alerting] >= threshold) {
+        *by_label.entry(clips[one.clip].label.clone()).or_default() += 1;
     }
+    RatePoint {
+        per_hour,
+        threshold,
+        false_alarms: by_label.values().sum(),
+        by_label,
+        recall: recalls(clips, heard, alerting, threshold),
+    }
+}
+
+/// Judges the alerting class and all others. `thresholds` (one per class) are those that clips are
+/// called by.
+pub fn judge(
+    clips: &[Clip],
+    labels: &LabelMap,
+    heard: &[Heard],
+    thresholds: &[f32],
+) -> Judgement {
+    let alerting = labels.alerting();
+    let background = background(heard, alerting);
     let rates = RATES_PER_HOUR
         .iter()
         .filter_map(|&per_hour| {
-            let threshold = eval::alarm_threshold(&scores, hours, per_hour)?;
-            let mut by_label = BTreeMap::new();
-            for one in background.iter().filter(|one| one.peak[alerting] >= threshold) {
-                *by_label.entry(library.clips()[one.clip].label.clone()).or_default() += 1;
-            }
-            Some(RatePoint {
-                per_hour,
-                threshold,
-                false_alarms: by_label.values().sum(),
-                by_label,
-                recall: recalls(library, &heard, alerting, threshold),
-            })
+            let threshold = rate_threshold(heard, labels, per_hour)?;
+            Some(rate_point(clips, labels, heard, threshold, Some(per_hour)))
         })
         .collect();
-
     let plain: Vec<&Heard> = heard.iter().filter(|one| one.form == Form::Plain).collect();
     let ranking = |class: usize| {
         let scores: Vec<f32> = plain.iter().map(|one| one.peak[class]).collect();
@@ -221,7 +237,7 @@ pub fn judge(
             let groups: std::collections::BTreeSet<&str> = plain
                 .iter()
                 .filter(|one| one.class == class)
-                .map(|one| library.clips()[one.clip].group.as_str())
+                .map(|one| clips[one.clip].group.as_str())
                 .collect();
             ClassLine {
                 class: labels.classes[class].name.clone(),
@@ -237,7 +253,7 @@ pub fn judge(
         .collect();
     let (average_precision, roc_auc) = ranking(alerting);
     Judgement {
-        background_hours: hours,
+        background_hours: background.iter().map(|one| one.hours).sum(),
         background_clips: background.len(),
         rates,
         average_precision,
@@ -245,14 +261,13 @@ pub fn judge(
         classes,
         accuracy: confusion.accuracy(),
         confusion: confusion.rows().map(<[u64]>::to_vec).collect(),
-        calibration_error: calibration_error(table, logits, temperature),
     }
 }
 
-fn recalls(library: &Library, heard: &[Heard], alerting: usize, threshold: f32) -> Vec<Recall> {
+fn recalls(clips: &[Clip], heard: &[Heard], alerting: usize, threshold: f32) -> Vec<Recall> {
     let mut sets: BTreeMap<(&str, Form), Vec<&Heard>> = BTreeMap::new();
     for one in heard.iter().filter(|one| one.class == alerting) {
-        let source = library.clips()[one.clip].source.as_str();
+        let source = clips[one.clip].source.as_str();
         sets.entry((source, one.form)).or_default().push(one);
     }
     sets.into_iter()
@@ -263,7 +278,7 @@ fn recalls(library: &Library, heard: &[Heard], alerting: usize, threshold: f32) 
                 .iter()
                 .map(|one| {
                     let next = numbers.len();
-                    *numbers.entry(library.clips()[one.clip].group.as_str()).or_insert(next)
+                    *numbers.entry(clips[one.clip].group.as_str()).or_insert(next)
                 })
                 .collect();
             let share = |drawn: &[usize]| {
@@ -285,7 +300,9 @@ fn recalls(library: &Library, heard: &[Heard], alerting: usize, threshold: f32) 
         .collect()
 }
 
-fn calibration_error(table: &Table, logits: &Array2<f32>, temperature: f32) -> Option<f64> {
+/// Expected calibration error of the highest class score of windows that are examples, in the form
+/// of their files.
+pub fn calibration_error(table: &Table, logits: &Array2<f32>, temperature: f32) -> Option<f64> {
     let rows: Vec<usize> = (0..table.rows.len())
         .filter(|&row| {
             table.rows[row].example && table.items[table.rows[row].item].form == Form::Plain

@@ -3,6 +3,8 @@
 //! The trainer, compiled only with the feature `train`: never on a device. Deterministic for a
 //! seed: folds, augmentations and fits depend on it and on the recordings, and on nothing else.
 
+pub mod artifact;
+pub mod cli;
 pub mod crossval;
 pub mod dataset;
 pub mod extraction;

@@ -3,8 +3,6 @@
 //! All windows of all items as rows, each with its fold, class and weight. Rows that are examples
 //! of nothing (the surroundings of a shot) weigh nothing and serve evaluation only.
 
-use std::time::Duration;
-
 use ndarray::Array2;
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
