@@ -8,6 +8,8 @@ pub mod durable;
 pub mod eval;
 pub mod features;
 pub mod logmel;
+mod network_plan;
+pub mod onnx;
 #[cfg(feature = "train")]
 pub mod train;
 pub mod transient;
@@ -15,7 +17,7 @@ pub mod window;
 pub mod yamnet;
 
 pub use bundle::{Bundle, BundleError, BundleFiles};
-pub use classifier::{Classifier, ClassifyError, LoadError, Scores};
+pub use classifier::{Classifier, ClassifierOptions, ClassifyError, LoadError, Scores};
 pub use detector::{Detector, DetectorOutput, Event};
 pub use features::{FeatureExtractor, Features};
 pub use window::{Window, Windower};

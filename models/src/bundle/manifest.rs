@@ -21,15 +21,13 @@ pub const EVALUATION_FILE: &str = "evaluation.json";
 pub const MODEL_CARD_FILE: &str = "model-card.md";
 
 /// Longest manifest that is read, bytes.
-pub const MAX_MANIFEST_BYTES: u64 = 4 << 20;
+pub(super) const MAX_MANIFEST_BYTES: u64 = 4 << 20;
 /// Longest single file of a bundle, bytes.
 pub const MAX_FILE_BYTES: u64 = 64 << 20;
 /// Most files in a bundle, the manifest not counted.
-pub const MAX_FILES: usize = 64;
+const MAX_FILES: usize = 64;
 /// Most classes: the wire carries a class as a `u8` index and all scores in one frame.
-pub const MAX_CLASSES: usize = 64;
-/// Most numbers per window over all streams.
-pub const MAX_FEATURES: usize = 1 << 16;
+const MAX_CLASSES: usize = 64;
 
 /// A bundle's description of itself.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -288,7 +288,8 @@ impl Release<'_> {
                 .join(" | ")
         }));
         line(format_args!("|---|---|---|{}", "---|".repeat(judgement.rates.len())));
-        for (index, first) in judgement.rates.first().iter().flat_map(|r| r.recall.iter().enumerate())
+        for (index, first) in
+            judgement.rates.first().iter().flat_map(|r| r.recall.iter().enumerate())
         {
             let cells: Vec<String> =
                 judgement.rates.iter().map(|rate| recall_cell(&rate.recall[index])).collect();

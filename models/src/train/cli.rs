@@ -20,10 +20,10 @@ use super::labels::LabelMap;
 use super::material::{Copies, Form, Library};
 use super::split::grouped_folds;
 use super::table::Table;
+use crate::Classifier;
 use crate::bundle::{StreamSpec, write_bundle};
 use crate::features::stream_len;
 use crate::yamnet::golden::Sound;
-use crate::Classifier;
 
 /// Precision that the thresholds of classes which do not alert are chosen for.
 const OTHER_PRECISION: f64 = 0.8;
@@ -126,7 +126,8 @@ pub fn train(arguments: &TrainArguments) -> anyhow::Result<ExitCode> {
     let fold = grouped_folds(&keys, arguments.folds, arguments.seed);
     let library = Library::new(clips, fold, &labels);
     let copies = if arguments.plain { PLAIN } else { Copies::default() };
-    let silence = labels.classes.iter().position(|class| class.labels.iter().any(|l| l == "silence"));
+    let silence =
+        labels.classes.iter().position(|class| class.labels.iter().any(|l| l == "silence"));
     let items = library.items(&labels, copies, silence);
 
     let extraction = Extraction::new(
@@ -135,9 +136,10 @@ pub fn train(arguments: &TrainArguments) -> anyhow::Result<ExitCode> {
         Some(arguments.cache.clone().map_or_else(default_cache, Ok)?),
     )?;
     let progress = Progress::new("features");
-    let table = Table::build(&library, &labels, items, &extraction, arguments.seed, &|done, all| {
-        progress.tell(done, all);
-    })?;
+    let table =
+        Table::build(&library, &labels, items, &extraction, arguments.seed, &|done, all| {
+            progress.tell(done, all);
+        })?;
     eprintln!(
         "{} clips, {} sounds, {} windows ({} examples) of {} features",
         library.clips().len(),
@@ -158,7 +160,8 @@ pub fn train(arguments: &TrainArguments) -> anyhow::Result<ExitCode> {
         &|done, all| progress.tell(done, all),
     )?;
     let judged = Judged::of(&library, &labels, &table, &scored, &seeds, arguments.alarms_per_hour)?;
-    let evaluation = judged.evaluation(arguments, &library, &labels, &table, recipe.clone(), copies);
+    let evaluation =
+        judged.evaluation(arguments, &library, &labels, &table, recipe.clone(), copies);
     print_evaluation(&evaluation)?;
 
     let Some(out) = &arguments.out else { return Ok(ExitCode::SUCCESS) };
@@ -314,8 +317,7 @@ impl Judged {
             .iter()
             .zip(seeds)
             .map(|(logits, &seed)| {
-                let heard =
-                    judgement::heard(table, logits, crossval::temperature(table, logits));
+                let heard = judgement::heard(table, logits, crossval::temperature(table, logits));
                 let judged = judgement::judge(clips, labels, &heard, &calling);
                 let mut recall: BTreeMap<String, Vec<f64>> = BTreeMap::new();
                 for line in judged.rates.iter().flat_map(|rate| &rate.recall) {
@@ -380,7 +382,12 @@ fn print_evaluation(evaluation: &Evaluation) -> std::io::Result<()> {
     print_judgement(&mut out, &evaluation.judgement, &evaluation.shipped)?;
     writeln!(out, "calibration error {:.3}", evaluation.calibration_error.unwrap_or(f64::NAN))?;
     for line in &evaluation.seeds {
-        write!(out, "seed {}: PR area {:.3}", line.seed, line.average_precision.unwrap_or(f64::NAN))?;
+        write!(
+            out,
+            "seed {}: PR area {:.3}",
+            line.seed,
+            line.average_precision.unwrap_or(f64::NAN)
+        )?;
         for (source, recall) in &line.recall {
             let cells: Vec<String> = recall.iter().map(|recall| format!("{recall:.2}")).collect();
             write!(out, "  {source} {}", cells.join("/"))?;
@@ -405,7 +412,8 @@ fn print_judgement(
         judged.accuracy.unwrap_or(f64::NAN)
     )?;
     for rate in judged.rates.iter().chain([shipped]) {
-        let name = rate.per_hour.map_or_else(|| "as shipped".to_owned(), |rate| format!("{rate}/h"));
+        let name =
+            rate.per_hour.map_or_else(|| "as shipped".to_owned(), |rate| format!("{rate}/h"));
         writeln!(
             out,
             "{name}: threshold {:.4}, {} false alarms {:?}",

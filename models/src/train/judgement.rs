@@ -20,8 +20,7 @@ pub const CONFIRM_WINDOWS: usize = 2;
 /// Rates that thresholds are given for, false alarms per hour.
 pub const RATES_PER_HOUR: [f64; 4] = [0.33, 1.0, 3.0, 10.0];
 /// Sound that each window adds to a stream, hours.
-pub const HOP_HOURS: f64 =
-    crate::HOP_SAMPLES as f64 / (crate::SAMPLE_RATE_HZ as f64 * 3600.0);
+pub const HOP_HOURS: f64 = crate::HOP_SAMPLES as f64 / (crate::SAMPLE_RATE_HZ as f64 * 3600.0);
 /// Bins of the calibration error.
 const BINS: usize = 15;
 const BOOTSTRAP_DRAWS: usize = 1000;
@@ -205,12 +204,7 @@ pub fn rate_point(
 
 /// Judges the alerting class and all others. `thresholds` (one per class) are those that clips are
 /// called by.
-pub fn judge(
-    clips: &[Clip],
-    labels: &LabelMap,
-    heard: &[Heard],
-    thresholds: &[f32],
-) -> Judgement {
+pub fn judge(clips: &[Clip], labels: &LabelMap, heard: &[Heard], thresholds: &[f32]) -> Judgement {
     let alerting = labels.alerting();
     let background = background(heard, alerting);
     let rates = RATES_PER_HOUR

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 /// `Some(folder)` if the optional folder is there. Otherwise says `skipped`, or fails where
 /// `ECOSIGHT_SHARED` promised it.
-pub fn shared(what: &str) -> Option<PathBuf> {
+pub(crate) fn shared(what: &str) -> Option<PathBuf> {
     let promised = std::env::var_os("ECOSIGHT_SHARED");
     let root = promised
         .clone()
@@ -27,21 +27,21 @@ pub fn shared(what: &str) -> Option<PathBuf> {
 
 /// One array, row-major.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Array {
-    pub shape: Vec<usize>,
-    pub data: Vec<f32>,
+pub(crate) struct Array {
+    pub(crate) shape: Vec<usize>,
+    pub(crate) data: Vec<f32>,
 }
 
 impl Array {
     /// Row `i` of the first axis.
-    pub fn row(&self, i: usize) -> &[f32] {
+    pub(crate) fn row(&self, i: usize) -> &[f32] {
         let len: usize = self.shape[1..].iter().product();
         &self.data[i * len..(i + 1) * len]
     }
 }
 
 /// All arrays of an npz file by name (`log_mel`, `embedding`, `scores`, perhaps `waveform`).
-pub fn read_npz(path: &Path) -> BTreeMap<String, Array> {
+pub(crate) fn read_npz(path: &Path) -> BTreeMap<String, Array> {
     let bytes = std::fs::read(path).unwrap();
     let u16_at = |at: usize| usize::from(u16::from_le_bytes([bytes[at], bytes[at + 1]]));
     let u32_at = |at: usize| u16_at(at) | (u16_at(at + 2) << 16);
@@ -94,17 +94,17 @@ fn parse_npy(bytes: &[u8]) -> Array {
 
 /// One golden case of `index.csv`.
 #[derive(Clone, Debug)]
-pub struct Case {
-    pub name: String,
-    pub npz: PathBuf,
+pub(crate) struct Case {
+    pub(crate) name: String,
+    pub(crate) npz: PathBuf,
     /// The clip, of which the first 5 s are meant; `None` where the npz holds the waveform.
-    pub clip: Option<PathBuf>,
-    pub windows: usize,
-    pub top1: usize,
+    pub(crate) clip: Option<PathBuf>,
+    pub(crate) windows: usize,
+    pub(crate) top1: usize,
 }
 
 /// All golden cases, or `None` (said) without the optional folder.
-pub fn cases() -> Option<Vec<Case>> {
+pub(crate) fn cases() -> Option<Vec<Case>> {
     let dir = shared("yamnet/golden")?;
     let index = std::fs::read_to_string(dir.join("index.csv")).unwrap();
     let mut cases = Vec::new();
@@ -126,7 +126,7 @@ pub fn cases() -> Option<Vec<Case>> {
 }
 
 /// 16 kHz mono samples of a case: from the npz, else the clip's first 5 s.
-pub fn waveform(case: &Case, arrays: &BTreeMap<String, Array>) -> Vec<f32> {
+pub(crate) fn waveform(case: &Case, arrays: &BTreeMap<String, Array>) -> Vec<f32> {
     if let Some(waveform) = arrays.get("waveform") {
         return waveform.data.clone();
     }
