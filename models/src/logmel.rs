@@ -45,12 +45,12 @@ struct Triangle {
 
 /// One frame to its power spectrum and its log-mel numbers. Allocates only when it is made.
 pub struct LogMel {
-    hann: [f32; FRAME_SAMPLES],
+    hann: [f64; FRAME_SAMPLES],
     triangles: Vec<Triangle>,
-    fft: Arc<dyn RealToComplex<f32>>,
-    input: Vec<f32>,
-    spectrum: Vec<Complex<f32>>,
-    scratch: Vec<Complex<f32>>,
+    fft: Arc<dyn RealToComplex<f64>>,
+    input: Vec<f64>,
+    spectrum: Vec<Complex<f64>>,
+    scratch: Vec<Complex<f64>>,
     power: [f32; BINS],
     magnitude: [f32; BINS],
 }
@@ -63,7 +63,7 @@ impl LogMel {
             // Periodic, not symmetric: its period is the frame.
             hann: std::array::from_fn(|n| {
                 let turn = n as f64 / FRAME_SAMPLES as f64;
-                (0.5 - 0.5 * (std::f64::consts::TAU * turn).cos()) as f32
+                0.5 - 0.5 * (std::f64::consts::TAU * turn).cos()
             }),
             triangles: mel_triangles(),
             input: fft.make_input_vec(),
@@ -80,7 +80,7 @@ impl LogMel {
     pub fn frame(&mut self, samples: &[f32; FRAME_SAMPLES], log_mel: &mut [f32; BANDS]) {
         let (head, tail) = self.input.split_at_mut(FRAME_SAMPLES);
         for ((out, sample), weight) in head.iter_mut().zip(samples).zip(&self.hann) {
-            *out = sample * weight;
+            *out = f64::from(*sample) * weight;
         }
         tail.fill(0.0);
         let done =
@@ -89,7 +89,7 @@ impl LogMel {
         for ((power, magnitude), bin) in
             self.power.iter_mut().zip(&mut self.magnitude).zip(&self.spectrum)
         {
-            *power = bin.norm_sqr();
+            *power = bin.norm_sqr() as f32;
             *magnitude = power.sqrt();
         }
         for (out, triangle) in log_mel.iter_mut().zip(&self.triangles) {

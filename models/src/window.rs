@@ -5,6 +5,7 @@
 //! window it belongs to. Everything looks into the past only, so that a window is ready as soon
 //! as its last sample is heard.
 
+use crate::audio::sane;
 use crate::logmel::{
     BANDS, FRAME_HOP, FRAME_SAMPLES, LogMel, PATCH_FRAMES, PATCH_HOP, PATCH_SAMPLES,
 };
@@ -20,10 +21,6 @@ pub const PATCH_LEN: usize = PATCH_FRAMES * BANDS;
 /// Where the 20 ms that two neighbouring frames stress begin, from the first one's start: the
 /// frames' Hann windows meet 280 samples in.
 const STRESS_SAMPLES: u64 = 120;
-
-/// Larger samples read as this, so that no power overflows. Full scale is 1; files of floats
-/// that were never scaled reach 32,768.
-const SAMPLE_LIMIT: f32 = 1e6;
 
 /// Features of one 0.96 s window.
 #[derive(Clone, Debug, PartialEq)]
@@ -126,7 +123,7 @@ impl Windower {
     }
 
     /// Takes the next samples of the stream, full scale ±1. A sample that is no number reads as
-    /// zero. After [`Windower::finish`], sound begins a new stretch with no context, as after a
+    /// zero, one beyond ±[`crate::audio::SAMPLE_LIMIT`] as that. After [`Windower::finish`], sound begins a new stretch with no context, as after a
     /// reset.
     pub fn push(&mut self, samples: &[f32]) {
         if self.finished {
@@ -136,9 +133,7 @@ impl Windower {
             self.pending.drain(..self.done);
             self.done = 0;
         }
-        self.pending.extend(samples.iter().map(|&sample| {
-            if sample.is_nan() { 0.0 } else { sample.clamp(-SAMPLE_LIMIT, SAMPLE_LIMIT) }
-        }));
+        self.pending.extend(samples.iter().map(|&sample| sane(sample)));
         self.heard += samples.len() as u64;
     }
 
