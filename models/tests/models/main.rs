@@ -1,7 +1,11 @@
 //! Behaviour and laws of `ecosight-models`, through its public face.
 #![allow(missing_docs, reason = "tests")]
 mod audio;
+mod bundle;
+mod classify;
 mod detector;
 mod distant_shots;
 mod front_end;
 mod golden;
+mod import;
+mod tflite_writer;
