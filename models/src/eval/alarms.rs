@@ -25,10 +25,10 @@ impl Operating {
     }
 }
 
-/// Highest mean of `neighbours` consecutive windows. Fewer windows than that are averaged as
-/// they are; no window at all is 0.
+/// Highest mean of `neighbours` consecutive windows. Fewer windows than that confirm nothing, as in
+/// the detector: 0.
 pub fn paired_peak(windows: &[f32], neighbours: usize) -> f32 {
-    let width = neighbours.clamp(1, windows.len().max(1));
+    let width = neighbours.max(1);
     windows.windows(width).map(|run| run.iter().sum::<f32>() / width as f32).fold(0.0, f32::max)
 }
 
@@ -103,7 +103,7 @@ mod tests {
     #[test]
     fn a_pair_must_be_neighbours() {
         assert_eq!(paired_peak(&[0.8, 0.0, 0.8, 0.2], 2), 0.5);
-        assert_eq!(paired_peak(&[0.6], 2), 0.6);
+        assert_eq!(paired_peak(&[0.6], 2), 0.0);
         assert_eq!(paired_peak(&[], 2), 0.0);
         assert_eq!(paired_peak(&[0.2, 0.9], 1), 0.9);
     }

@@ -27,6 +27,8 @@ use crate::yamnet::golden::Sound;
 
 /// Precision that the thresholds of classes which do not alert are chosen for.
 const OTHER_PRECISION: f64 = 0.8;
+/// Label of what a recorder gives when it hears nothing; made here, no recordings are needed.
+const SILENCE: &str = "silence";
 /// Threshold of a class with too few recordings to choose one by.
 const CAUTIOUS: f32 = 0.9;
 
@@ -123,6 +125,17 @@ pub fn train(arguments: &TrainArguments) -> anyhow::Result<ExitCode> {
         .zip(&clips)
         .map(|(stratum, clip)| (stratum.as_str(), clip.group.as_str()))
         .collect();
+    for class in labels.classes.iter().filter(|class| !class.labels.is_empty()) {
+        let silence = class.labels.iter().any(|label| label == SILENCE);
+        ensure!(
+            silence || clips.iter().any(|clip| class.labels.contains(&clip.label)),
+            "{} has no clip of class {:?} (labels {}): add recordings, or leave the class out with \
+             --labels",
+            arguments.data.display(),
+            class.name,
+            class.labels.join(", ")
+        );
+    }
     let fold = grouped_folds(&keys, arguments.folds, arguments.seed);
     let library = Library::new(clips, fold, &labels);
     let copies = if arguments.plain { PLAIN } else { Copies::default() };
@@ -304,7 +317,7 @@ impl Judged {
         let thresholds: Vec<Option<f32>> = (0..labels.classes.len())
             .map(|class| match &labels.classes[class] {
                 _ if class == labels.alerting() => Some(alert),
-                known if known.rest || known.labels.iter().any(|label| label == "silence") => None,
+                known if known.rest || known.labels.iter().any(|label| label == SILENCE) => None,
                 _ => judgement::precise_threshold(&heard, class, OTHER_PRECISION)
                     .map(|threshold| threshold.max(0.3))
                     .or(Some(CAUTIOUS)),

@@ -64,7 +64,6 @@ pub fn cross_validate(
                 &train,
                 &validation,
                 seeds[seed],
-                |_, _| (),
             )?;
             let logits = fitted.logits(table.features.view(), &test);
             progress(done.fetch_add(1, std::sync::atomic::Ordering::Relaxed) + 1, jobs.len());
@@ -100,16 +99,7 @@ pub fn fit_all(
         .par_iter()
         .with_max_len(1)
         .map(|&seed| {
-            fit(
-                recipe,
-                labels.classes.len(),
-                labels.alerting(),
-                table.examples(),
-                &rows,
-                &[],
-                seed,
-                |_, _| (),
-            )
+            fit(recipe, labels.classes.len(), labels.alerting(), table.examples(), &rows, &[], seed)
         })
         .collect()
 }
@@ -162,4 +152,94 @@ fn plain_example(table: &Table, row: usize) -> bool {
     let row = &table.rows[row];
     row.example
         && matches!(table.items[row.item].form, Form::Plain | Form::BandLimited | Form::Silence)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::material::Item;
+    use super::super::table::Row;
+    use super::*;
+    use ndarray::Array2;
+    use rand::{RngExt, SeedableRng};
+    use rand_chacha::ChaCha8Rng;
+
+    fn labels() -> LabelMap {
+        LabelMap::parse(
+            r#"{"classes":[{"name":"shot","labels":["shot"],"alert":true},
+                {"name":"rest","labels":[],"rest":true}]}"#,
+        )
+        .unwrap()
+    }
+
+    /// Sixty recordings of ten windows. Each has its own feature, by which it can be known again,
+    /// and one that says its class with the given strength.
+    fn recordings(telling: f32) -> Table {
+        let mut rng = ChaCha8Rng::seed_from_u64(4);
+        let items: Vec<Item> = (0..60)
+            .map(|clip| Item {
+                clip: Some(clip),
+                form: Form::Plain,
+                copy: 0,
+                fold: clip % 3,
+                class: usize::from(rng.random::<bool>()),
+            })
+            .collect();
+        let rows: Vec<Row> = (0..600)
+            .map(|row| Row {
+                item: row / 10,
+                start: row as u64 % 10 * 7680,
+                class: items[row / 10].class,
+                example: true,
+            })
+            .collect();
+        let mut features = Array2::zeros((600, 61));
+        for (index, row) in rows.iter().enumerate() {
+            features[[index, row.item]] = 1.0;
+            features[[index, 60]] =
+                telling * (row.class as f32 - 0.5) + rng.random_range(-1.0..1.0);
+        }
+        let class = rows.iter().map(|row| row.class).collect();
+        Table { features, class, weight: vec![1.0; 600], rows, items }
+    }
+
+    fn area(table: &Table, recipe: &Recipe) -> f64 {
+        let scored = cross_validate(table, &labels(), 3, recipe, &[1, 2], &|_, _| ()).unwrap();
+        let logits = scored.averaged();
+        let scores: Vec<f32> = logits.outer_iter().map(|row| row[0] - row[1]).collect();
+        let positive: Vec<bool> = table.class.iter().map(|class| *class == 0).collect();
+        crate::eval::roc_auc(&scores, &positive).unwrap()
+    }
+
+    fn recipe() -> Recipe {
+        Recipe { hidden: 16, batch: 32, epochs: 20, ..Recipe::default() }
+    }
+
+    #[test]
+    fn knowing_a_recording_again_does_not_help() {
+        let chance = area(&recordings(0.0), &recipe());
+        assert!((0.3..0.7).contains(&chance), "{chance}");
+        let told = area(&recordings(2.0), &recipe());
+        assert!(told > 0.85, "{told}");
+    }
+
+    #[test]
+    fn the_fold_that_steers_early_stopping_is_not_the_one_that_is_judged() {
+        let recipe = Recipe { patience: Some(2), ..recipe() };
+        let chance = area(&recordings(0.0), &recipe);
+        assert!((0.3..0.7).contains(&chance), "{chance}");
+    }
+
+    #[test]
+    fn temperature_undoes_overconfidence() {
+        let table = recordings(0.0);
+        let mut rng = ChaCha8Rng::seed_from_u64(9);
+        // Right in three of four: honest logits differ by ln 3; these differ by four times that.
+        let mut logits = Array2::zeros((600, 2));
+        for (row, class) in table.class.iter().enumerate() {
+            let called = if rng.random_range(0..4) > 0 { *class } else { 1 - class };
+            logits[[row, called]] = 4.0 * 3f32.ln();
+        }
+        let found = temperature(&table, &logits);
+        assert!((found - 4.0).abs() < 0.5, "{found}");
+    }
 }

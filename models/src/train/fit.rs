@@ -137,8 +137,8 @@ pub enum FitError {
     /// No example with positive weight.
     #[error("there is nothing to train on: no example has a weight above 0")]
     Nothing,
-    /// A class occurs in no example.
-    #[error("class number {0} has no training example")]
+    /// A class occurs in no example; its index.
+    #[error("class number {0} (from 0) has no training example: add recordings or drop the class")]
     ClassMissing(usize),
     /// A feature or weight is not a finite number.
     #[error("example {row} holds a value that is not a finite number")]
@@ -170,8 +170,7 @@ impl Fitted {
 }
 
 /// Trains on `rows` of `examples`; `validation` rows steer early stopping only. `alerting` is the
-/// class whose ranking validation and hard-negative weighting look at. `watch` hears of each
-/// finished epoch.
+/// class whose ranking validation and hard-negative weighting look at.
 ///
 /// # Errors
 /// See [`FitError`].
@@ -183,7 +182,6 @@ pub fn fit(
     rows: &[usize],
     validation: &[usize],
     seed: u64,
-    mut watch: impl FnMut(usize, &Epoch),
 ) -> Result<Fitted, FitError> {
     let mut rows: Vec<usize> =
         rows.iter().copied().filter(|&row| examples.weight[row] != 0.0).collect();
@@ -230,7 +228,6 @@ pub fn fit(
         }
         let ranking = ranking(&fitted, alerting, examples, validation);
         let finished = Epoch { loss: loss / rows.len() as f64, validation: ranking };
-        watch(epoch, &finished);
         fitted.history.push(finished);
         let (Some(ranking), Some(patience)) = (ranking, recipe.patience) else {
             fitted.best_epoch = epoch;
@@ -364,7 +361,7 @@ mod tests {
         let examples = Examples { features: features.view(), class: &class, weight: &weight };
         let rows: Vec<usize> = (0..400).collect();
         let held: Vec<usize> = (400..600).collect();
-        let fitted = fit(recipe, 2, 0, examples, &rows, &held, seed, |_, _| ()).unwrap();
+        let fitted = fit(recipe, 2, 0, examples, &rows, &held, seed).unwrap();
         let logits = fitted.logits(features.view(), &held);
         let right = held
             .iter()
@@ -410,7 +407,7 @@ mod tests {
         let weight = [vec![1.0; 200], vec![0.0; 200]].concat();
         let examples = Examples { features: both.view(), class: &labels, weight: &weight };
         let rows: Vec<usize> = (0..400).collect();
-        let fitted = fit(&recipe(), 2, 0, examples, &rows, &[], 1, |_, _| ()).unwrap();
+        let fitted = fit(&recipe(), 2, 0, examples, &rows, &[], 1).unwrap();
         assert_eq!(fitted.scale[2], 0.0);
         let right = fitted
             .logits(features.view(), &rows[..200])
@@ -434,7 +431,7 @@ mod tests {
         let rows: Vec<usize> = (0..400).collect();
         let mean_alert = |hard_negative| {
             let recipe = Recipe { hard_negative, ..recipe() };
-            let fitted = fit(&recipe, 2, 0, examples, &rows, &[], 1, |_, _| ()).unwrap();
+            let fitted = fit(&recipe, 2, 0, examples, &rows, &[], 1).unwrap();
             let mut scores = fitted.logits(features.view(), &rows);
             softmax(&mut scores);
             scores.column(0).sum() / 400.0
@@ -449,7 +446,7 @@ mod tests {
         let fault = |features: &Array2<f32>, class: &[usize], weight: f32, classes: usize| {
             let weight = vec![weight; 10];
             let examples = Examples { features: features.view(), class, weight: &weight };
-            fit(&recipe(), classes, 0, examples, &rows, &[], 1, |_, _| ()).unwrap_err()
+            fit(&recipe(), classes, 0, examples, &rows, &[], 1).unwrap_err()
         };
         assert_eq!(fault(&features, &class, 0.0, 2), FitError::Nothing);
         assert_eq!(fault(&features, &class, 1.0, 3), FitError::ClassMissing(2));

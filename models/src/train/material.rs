@@ -29,6 +29,8 @@ const AFTER_ONSET: u64 = SAMPLE_RATE_HZ as u64 / 10;
 const SAME_EVENT_DB: f32 = 8.0;
 /// Clips whose loudest moment stands out less than this have no transient to mix, dB.
 const LEAST_TRANSIENT_DB: f32 = 10.0;
+/// Most clips that surroundings are made of.
+const MOST_PARTS: usize = 32;
 /// Cross-fade between clips that are joined.
 const OVERLAP: usize = SAMPLE_RATE_HZ as usize / 4;
 
@@ -438,7 +440,7 @@ impl Library {
         let mut have = 0;
         let mut level = 0.0;
         let mut next = start;
-        while have < length {
+        for _ in 0..MOST_PARTS {
             let mut part = self.sound(next)?.to_vec();
             if part.len() > 4 * OVERLAP {
                 let own = quiet_level(&part).max(1e-7);
@@ -448,13 +450,15 @@ impl Library {
                 sound::gain(&mut part, (20.0 * (level / own).log10()).clamp(-40.0, 40.0));
                 have += part.len() - if parts.is_empty() { 0 } else { OVERLAP };
                 parts.push(part);
-            } else if alike.len() < 2 {
-                return Ok(sound::near_silence(length, rng));
             }
-            next = alike[rng.random_range(0..alike.len())];
-            if parts.len() > 64 {
+            if have >= length {
                 break;
             }
+            next = alike[rng.random_range(0..alike.len())];
+        }
+        if have < length {
+            // Nothing but snippets: a place where nothing is heard.
+            return Ok(sound::near_silence(length, rng));
         }
         let parts: Vec<&[f32]> = parts.iter().map(Vec::as_slice).collect();
         let mut joined = sound::join(&parts, OVERLAP);
@@ -519,4 +523,125 @@ fn decode(path: &std::path::Path) -> Result<Vec<f32>, MaterialError> {
         return unusable("a sample that is no number");
     }
     Ok(samples)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::f32::consts::TAU;
+
+    const SECOND: usize = SAMPLE_RATE_HZ as usize;
+
+    fn tone(hz: f32, seconds: usize) -> Vec<f32> {
+        (0..seconds * SECOND).map(|i| 0.05 * (TAU * hz * i as f32 / SECOND as f32).sin()).collect()
+    }
+
+    /// Level of one frequency in a sound.
+    fn level(samples: &[f32], hz: f32) -> f32 {
+        let (mut re, mut im) = (0.0, 0.0);
+        for (index, sample) in samples.iter().enumerate() {
+            let turn = TAU * hz * (index % SECOND) as f32 / SECOND as f32;
+            re += sample * turn.cos();
+            im += sample * turn.sin();
+        }
+        re.hypot(im) / samples.len() as f32
+    }
+
+    /// A shot and a forest in each of two folds; the forests hum at 700 and at 1100 Hz.
+    fn library(labels: &LabelMap) -> Library {
+        let clip = |name: &str, label: &str| Clip {
+            path: name.into(),
+            name: name.into(),
+            label: label.into(),
+            group: name.into(),
+            source: "here".into(),
+            licence: String::new(),
+        };
+        let clips = vec![
+            clip("shot0", "gun_shot"),
+            clip("forest0", "forest_soundscape"),
+            clip("shot1", "gun_shot"),
+            clip("forest1", "forest_soundscape"),
+        ];
+        let mut shot = vec![0.0; 3 * SECOND];
+        let mut rng = ChaCha8Rng::seed_from_u64(1);
+        for (index, sample) in shot[SECOND..2 * SECOND].iter_mut().enumerate() {
+            *sample = rng.random_range(-0.8..0.8f32) * (-(index as f32) / 800.0).exp();
+        }
+        let library = Library::new(clips, vec![0, 0, 1, 1], labels);
+        for (slot, sound) in
+            library.sounds.iter().zip([shot.clone(), tone(700.0, 8), shot, tone(1100.0, 8)])
+        {
+            slot.set(Arc::new(sound)).unwrap();
+        }
+        library
+    }
+
+    #[test]
+    fn whatever_is_mixed_in_comes_from_the_fold_of_the_clip() {
+        let labels = LabelMap::builtin().unwrap();
+        let library = library(&labels);
+        let mut mixed = 0;
+        for item in library.items(&labels, Copies::default(), None) {
+            if !matches!(item.form, Form::InContext | Form::Mixed) {
+                continue;
+            }
+            let Some(rendered) = library.render(&item, &labels, 1).unwrap() else { continue };
+            let past = &rendered.samples[..4 * SECOND];
+            let (own, other) = if item.fold == 0 { (700.0, 1100.0) } else { (1100.0, 700.0) };
+            assert!(level(past, own) > 20.0 * level(past, other), "{item:?}");
+            mixed += 1;
+        }
+        assert!(mixed > 10);
+    }
+
+    #[test]
+    fn a_shot_is_marked_where_it_is_and_has_a_past() {
+        let labels = LabelMap::builtin().unwrap();
+        let library = library(&labels);
+        for item in library.items(&labels, Copies::default(), None) {
+            if item.clip != Some(0) {
+                continue;
+            }
+            let Some(rendered) = library.render(&item, &labels, 1).unwrap() else { continue };
+            let loudness = Loudness::of(&rendered.samples).unwrap();
+            let marked = rendered.onsets.iter().any(|at| at.abs_diff(loudness.peak as u64) < 800);
+            assert!(marked || loudness.snr_db() < 6.0, "{item:?}: {:?}", rendered.onsets);
+            if matches!(item.form, Form::InContext | Form::Mixed) {
+                assert!(rendered.onsets.iter().all(|at| *at > 5 * SECOND as u64), "{item:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn windows_without_the_event_are_examples_of_nothing() {
+        let rendered = Rendered {
+            samples: Vec::new(),
+            keep_from: 7680,
+            onsets: vec![20_000],
+            ends: true,
+            only_onsets: false,
+        };
+        assert_eq!(rendered.window(0), None);
+        assert_eq!(rendered.window(7_680), Some(true));
+        assert_eq!(rendered.window(15_360), Some(true));
+        assert_eq!(rendered.window(23_040), Some(false));
+        let lasting = Rendered { onsets: Vec::new(), ..rendered };
+        assert_eq!(lasting.window(23_040), Some(true));
+    }
+
+    #[test]
+    fn the_seed_and_nothing_else_decides_a_sound() {
+        let labels = LabelMap::builtin().unwrap();
+        let item = library(&labels)
+            .items(&labels, Copies::default(), None)
+            .into_iter()
+            .find(|item| item.form == Form::Mixed)
+            .unwrap();
+        let render = |seed| {
+            library(&labels).render(&item, &labels, seed).unwrap().map(|rendered| rendered.samples)
+        };
+        assert_eq!(render(3), render(3));
+        assert_ne!(render(3), render(4));
+    }
 }

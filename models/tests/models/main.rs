@@ -9,3 +9,5 @@ mod front_end;
 mod golden;
 mod import;
 mod tflite_writer;
+#[cfg(feature = "train")]
+mod training;
