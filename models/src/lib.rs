@@ -4,6 +4,7 @@ pub mod audio;
 pub mod bundle;
 pub mod classifier;
 pub mod detector;
+pub mod scene;
 pub mod window;
 
 pub use bundle::Bundle;
