@@ -1,0 +1,3 @@
+//! Behaviour and laws of `ecosight-models`, through its public face.
+#![allow(missing_docs, reason = "tests")]
+mod scene;
