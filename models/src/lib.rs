@@ -4,7 +4,9 @@ pub mod audio;
 pub mod bundle;
 pub mod classifier;
 pub mod detector;
+pub mod logmel;
 pub mod scene;
+pub mod transient;
 pub mod window;
 
 pub use bundle::Bundle;
