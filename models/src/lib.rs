@@ -4,6 +4,8 @@ pub mod audio;
 pub mod bundle;
 pub mod classifier;
 pub mod detector;
+pub mod logmel;
+pub mod transient;
 pub mod window;
 
 pub use bundle::Bundle;
