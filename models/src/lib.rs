@@ -9,6 +9,7 @@ pub mod features;
 pub mod logmel;
 mod network_plan;
 pub mod onnx;
+pub mod scene;
 pub mod transient;
 pub mod window;
 pub mod yamnet;
