@@ -213,7 +213,7 @@ impl Recorder {
 
     fn confirmed(&mut self, event: &Event, time: Onset) {
         let class = self.class(event).to_owned();
-        let verdict = self.resume.confirmed(&class, event.alert, event.onset_sample);
+        let verdict = self.resume.confirmed(&class, event.onset_sample);
         let fate = match verdict {
             Verdict::Done => Fate::Done,
             Verdict::Alerted(id, unix_us, quality) => {
@@ -228,9 +228,6 @@ impl Recorder {
                     decided_after_ms = milliseconds(event.onset_sample, event.decided_sample),
                     "alert"
                 );
-                if let Some(progress) = &mut self.progress {
-                    progress.alerted(&class, event.onset_sample);
-                }
                 let draft = self.alert(event, time, class);
                 self.enqueue(draft, time, Some(event.number), true);
                 Fate::Alerted(None, time)
@@ -275,7 +272,7 @@ impl Recorder {
         };
         let class = self.class(&event).to_owned();
         if let Some(progress) = &mut self.progress {
-            progress.detected(&class, event.onset_sample);
+            progress.detected(&class, event.end_sample);
         }
         let mut detection = self.detection(&event);
         detection.clip = clip.as_ref().map(|clip| clip.reference);

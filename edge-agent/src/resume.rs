@@ -5,17 +5,18 @@
 //! once more; this tells them apart by class and onset:
 //!
 //! 1. an alert without detection keeps its id, is not alerted again, and gets its detection;
-//! 2. an event up to the latest onset written of its class is done, and comes to nothing;
+//! 2. an event that begins before the latest end written of its class is done, or the rest of
+//!    one that is done, and comes to nothing;
 //! 3. everything else is new.
 //!
-//! Rule 2 is sound because events of one class are written in the order of their onsets.
+//! Rule 2 is sound because events of one class do not overlap and are written in their order.
 
 use std::collections::BTreeMap;
 
 use ecosight_models::{HOP_SAMPLES, SAMPLE_RATE_HZ};
 use ecosight_shared::{EventId, TimeQuality};
 
-use crate::outbox::{Onset, OpenEvent, ReplayPosition};
+use crate::outbox::{OpenEvent, ReplayPosition};
 
 /// Two onsets of a class this close are one event: hearing again may place it a frame or two off.
 const SAME_ONSET: u64 = SAMPLE_RATE_HZ as u64;
@@ -39,15 +40,14 @@ pub enum Verdict {
 #[derive(Debug, Default)]
 pub struct Resume {
     open: Vec<OpenEvent>,
-    onsets: BTreeMap<String, Onset>,
+    ends: BTreeMap<String, u64>,
 }
 
 impl Resume {
     /// What `position` and the open events of its stream tell.
     #[must_use]
     pub fn new(position: &ReplayPosition, open: Vec<OpenEvent>) -> Self {
-        let onsets = position.onsets.iter().map(|o| (o.class.clone(), o.clone())).collect();
-        Self { open, onsets }
+        Self { open, ends: position.ends.clone() }
     }
 
     /// Where to begin hearing again: a whole number of hops into the file, so that windows lie
@@ -61,7 +61,7 @@ impl Resume {
     }
 
     /// Judges an event that was just confirmed.
-    pub fn confirmed(&mut self, class: &str, alert: bool, onset: u64) -> Verdict {
+    pub fn confirmed(&mut self, class: &str, onset: u64) -> Verdict {
         let same = |event: &OpenEvent| {
             event.known.class == class && event.known.onset_sample.abs_diff(onset) <= SAME_ONSET
         };
@@ -69,11 +69,7 @@ impl Resume {
             let known = self.open.swap_remove(at);
             return Verdict::Alerted(known.event, known.unix_us, known.time_quality);
         }
-        let written = self
-            .onsets
-            .get(class)
-            .and_then(|onsets| if alert { onsets.alerted } else { onsets.detected });
-        if written.is_some_and(|last| onset <= last + SAME_ONSET) {
+        if self.ends.get(class).is_some_and(|end| onset < *end) {
             Verdict::Done
         } else {
             Verdict::New
@@ -113,23 +109,10 @@ impl Progress {
         }
     }
 
-    /// An alert with this onset is being written.
-    pub fn alerted(&mut self, class: &str, onset: u64) {
-        self.onset(class).alerted = Some(onset);
-    }
-
-    /// A detection with this onset is being written.
-    pub fn detected(&mut self, class: &str, onset: u64) {
-        self.onset(class).detected = Some(onset);
-    }
-
-    fn onset(&mut self, class: &str) -> &mut Onset {
-        let onsets = &mut self.position.onsets;
-        let at = onsets.iter().position(|o| o.class == class).unwrap_or_else(|| {
-            onsets.push(Onset { class: class.to_owned(), alerted: None, detected: None });
-            onsets.len() - 1
-        });
-        &mut onsets[at]
+    /// A detection of an event that ends here is being written.
+    pub fn detected(&mut self, class: &str, end: u64) {
+        let latest = self.position.ends.entry(class.to_owned()).or_default();
+        *latest = end.max(*latest);
     }
 
     /// What to commit, while something with the onset `unwritten` is still on its way.

@@ -1,5 +1,6 @@
 //! Which sound is heard, and from where on: a new stream, or a replay taken up again.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
@@ -50,7 +51,7 @@ impl Stream {
             sample: 0,
             item: 0,
             item_start: 0,
-            onsets: Vec::new(),
+            ends: BTreeMap::new(),
         });
         let resume = Resume::new(&position, same);
         let begin = Begin {

@@ -30,6 +30,7 @@
 mod store;
 mod writer;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -144,19 +145,8 @@ pub struct ReplayPosition {
     pub item: u64,
     /// Stream position of that file's first sample.
     pub item_start: u64,
-    /// Latest onset written, by class.
-    pub onsets: Vec<Onset>,
-}
-
-/// The latest events of a class that were written.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Onset {
-    /// Name of the class.
-    pub class: String,
-    /// Onset of the latest alert.
-    pub alerted: Option<u64>,
-    /// Onset of the latest detection.
-    pub detected: Option<u64>,
+    /// Where the latest event written of each class ends.
+    pub ends: BTreeMap<String, u64>,
 }
 
 /// A record as it was written.

@@ -41,10 +41,9 @@ CREATE TABLE replay (
     item_start INTEGER NOT NULL
 ) STRICT;
 
-CREATE TABLE replay_onsets (
+CREATE TABLE replay_ends (
     class TEXT PRIMARY KEY,
-    alerted INTEGER,
-    detected INTEGER
+    sample INTEGER NOT NULL
 ) STRICT;
 
 CREATE TABLE boots (

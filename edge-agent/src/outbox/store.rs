@@ -14,7 +14,7 @@ use sqlx::{Connection, Row as _};
 use uuid::Uuid;
 
 use super::{
-    ClipRow, Found, Level, Onset, OpenDraft, OpenEvent, OutboxError, Priority, ReplayPosition, Row,
+    ClipRow, Found, Level, OpenDraft, OpenEvent, OutboxError, Priority, ReplayPosition, Row,
 };
 
 /// Name of the file in the data directory.
@@ -328,12 +328,11 @@ impl Store {
         .bind(position.item_start as i64)
         .execute(&mut self.connection)
         .await?;
-        sqlx::query("DELETE FROM replay_onsets").execute(&mut self.connection).await?;
-        for onset in &position.onsets {
-            sqlx::query("INSERT INTO replay_onsets (class, alerted, detected) VALUES ($1, $2, $3)")
-                .bind(&onset.class)
-                .bind(onset.alerted.map(|sample| sample as i64))
-                .bind(onset.detected.map(|sample| sample as i64))
+        sqlx::query("DELETE FROM replay_ends").execute(&mut self.connection).await?;
+        for (class, end) in &position.ends {
+            sqlx::query("INSERT INTO replay_ends (class, sample) VALUES ($1, $2)")
+                .bind(class)
+                .bind(*end as i64)
                 .execute(&mut self.connection)
                 .await?;
         }
@@ -346,7 +345,7 @@ impl Store {
         else {
             return Ok(None);
         };
-        let onsets = sqlx::query("SELECT * FROM replay_onsets ORDER BY class")
+        let ends = sqlx::query("SELECT class, sample FROM replay_ends")
             .fetch_all(&mut self.connection)
             .await?;
         Ok(Some(ReplayPosition {
@@ -354,7 +353,10 @@ impl Store {
             sample: unsigned(&row, "sample")?,
             item: unsigned(&row, "item")?,
             item_start: unsigned(&row, "item_start")?,
-            onsets: onsets.iter().map(onset).collect::<sqlx::Result<_>>()?,
+            ends: ends
+                .iter()
+                .map(|row| Ok((row.try_get("class")?, unsigned(row, "sample")?)))
+                .collect::<sqlx::Result<_>>()?,
         }))
     }
 
@@ -502,15 +504,6 @@ fn open_event(row: &SqliteRow) -> sqlx::Result<Option<OpenEvent>> {
             so_far,
         },
     }))
-}
-
-fn onset(row: &SqliteRow) -> sqlx::Result<Onset> {
-    let sample = |name| row.try_get::<Option<i64>, _>(name).map(|s| s.map(|s| s as u64));
-    Ok(Onset {
-        class: row.try_get("class")?,
-        alerted: sample("alerted")?,
-        detected: sample("detected")?,
-    })
 }
 
 fn event_id(row: &SqliteRow) -> sqlx::Result<EventId> {

@@ -5,7 +5,7 @@
 //! first after `resend_after`, then after twice that, and so on to five minutes, until a receipt
 //! for any record shows that the cloud listens again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use ecosight_shared::SeqRange;
@@ -36,9 +36,9 @@ pub struct Flight {
     /// Records that break connections: not sent again by this process.
     aside: BTreeMap<Key, i64>,
     strikes: BTreeMap<Key, u32>,
-    /// One at a time, because a connection died without a single acknowledgement.
-    narrow: bool,
-    acknowledged_here: bool,
+    /// Records that were on their way when a connection died. While there are any, records go
+    /// one at a time, so that the one that does it is found.
+    suspects: BTreeSet<Key>,
     resend_after: Duration,
     resend_now: Duration,
 }
@@ -72,8 +72,7 @@ impl Flight {
             unacknowledged: 0,
             aside: BTreeMap::new(),
             strikes: BTreeMap::new(),
-            narrow: false,
-            acknowledged_here: false,
+            suspects: BTreeSet::new(),
             resend_after,
             resend_now: resend_after,
         }
@@ -85,7 +84,6 @@ impl Flight {
         self.cursors = [0; 3];
         self.sent.clear();
         self.unacknowledged = 0;
-        self.acknowledged_here = false;
         self.resend_now = self.resend_after;
     }
 
@@ -98,17 +96,14 @@ impl Flight {
             .filter(|(_, sent)| sent.acknowledged.is_none())
             .map(|(key, sent)| (*key, sent.row))
             .collect();
-        if self.acknowledged_here || pending.is_empty() {
-            self.narrow = false;
-            return None;
-        }
-        self.narrow = true;
+        self.suspects.extend(pending.iter().map(|(key, _)| *key));
         let [(key, row)] = pending[..] else { return None };
         let strikes = self.strikes.entry(key).or_default();
         *strikes += 1;
         if *strikes < STRIKES {
             return None;
         }
+        self.suspects.remove(&key);
         self.aside.insert(key, row);
         Some(key)
     }
@@ -128,7 +123,7 @@ impl Flight {
     /// What to read next of `priority`; nothing while the window is full.
     #[must_use]
     pub fn wanted(&self, priority: Priority) -> Option<Wanted> {
-        let window = if self.narrow { 1 } else { UNACKNOWLEDGED_MAX };
+        let window = if self.suspects.is_empty() { UNACKNOWLEDGED_MAX } else { 1 };
         let unreceipted = if priority == Priority::Alert {
             usize::MAX
         } else {
@@ -157,8 +152,7 @@ impl Flight {
     /// The broker acknowledged a record, or refused it: then it is tried again like one without
     /// receipt.
     pub fn acknowledged(&mut self, key: Key, now: Duration) {
-        self.acknowledged_here = true;
-        self.narrow = false;
+        self.suspects.remove(&key);
         self.strikes.remove(&key);
         if let Some(sent) = self.sent.get_mut(&key)
             && sent.acknowledged.replace(now).is_none()
@@ -178,6 +172,7 @@ impl Flight {
                 }
             }
             self.aside.retain(|key, _| !keys.contains(key));
+            self.suspects.retain(|key| !keys.contains(key));
         }
         self.resend_now = self.resend_after;
     }
@@ -204,10 +199,11 @@ impl Flight {
     /// A row that was to be sent again is gone from the outbox.
     pub fn forget_row(&mut self, row: i64) {
         let gone = self.sent.iter().find(|(_, sent)| sent.row == row).map(|(key, _)| *key);
-        if let Some(key) = gone
-            && self.sent.remove(&key).is_some_and(|sent| sent.acknowledged.is_none())
-        {
-            self.unacknowledged -= 1;
+        if let Some(key) = gone {
+            self.suspects.remove(&key);
+            if self.sent.remove(&key).is_some_and(|sent| sent.acknowledged.is_none()) {
+                self.unacknowledged -= 1;
+            }
         }
     }
 
