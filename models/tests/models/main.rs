@@ -1,5 +1,8 @@
 //! Behaviour and laws of `ecosight-models`, through its public face.
 #![allow(missing_docs, reason = "tests")]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test stops where it is wrong")]
+#![allow(clippy::disallowed_methods, reason = "tests write their own files")]
+
 mod audio;
 mod detector;
 mod distant_shots;
