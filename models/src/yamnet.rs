@@ -15,6 +15,7 @@ mod tflite;
 pub use archive::unpack;
 pub use backbone::{BATCH, Backbone, BackboneError, BackboneRunError, Exit, PATCH_LEN};
 pub use export::to_onnx;
+pub use flatbuffer::Malformed;
 pub use import::{ImportError, MAX_FILE_BYTES, read_tflite};
 pub use network::{CLASSES, Conv, ConvShape, EMBEDDING_LEN, Network, conv_shapes};
 pub use place::{ENV, candidates, default_path};

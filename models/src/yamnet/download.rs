@@ -56,8 +56,7 @@ pub async fn download(
         match fetch(address).await {
             Ok(bytes) => return Ok(bytes),
             Err(why) => {
-                progress(&format!("  {why}"));
-                let _ = write!(attempts, "\n  {address}: {why}");
+                let _ = write!(attempts, "\n  {address}\n    {why}");
             }
         }
     }
@@ -70,11 +69,11 @@ async fn fetch(address: &str) -> Result<Vec<u8>, String> {
         .timeout(TOTAL_TIMEOUT)
         .user_agent(concat!("ecosight-models/", env!("CARGO_PKG_VERSION")))
         .build()
-        .map_err(|error| chain(&error))?;
-    let response = client.get(address).send().await.map_err(|error| chain(&error))?;
-    let mut response = response.error_for_status().map_err(|error| chain(&error))?;
+        .map_err(|error| chain(&error.without_url()))?;
+    let response = client.get(address).send().await.map_err(|error| chain(&error.without_url()))?;
+    let mut response = response.error_for_status().map_err(|error| chain(&error.without_url()))?;
     let mut bytes = Vec::new();
-    while let Some(chunk) = response.chunk().await.map_err(|error| chain(&error))? {
+    while let Some(chunk) = response.chunk().await.map_err(|error| chain(&error.without_url()))? {
         bytes.extend_from_slice(&chunk);
         if bytes.len() as u64 > MAX_FILE_BYTES {
             return Err(format!("sends more than {MAX_FILE_BYTES} bytes, gave up"));

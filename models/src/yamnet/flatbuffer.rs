@@ -1,5 +1,5 @@
 //! Read-only view of a FlatBuffers file that may hold anything: every access is checked, none
-//! panics, and a wrong offset is an [`Malformed`] that says where.
+//! panics, and a wrong offset is a [`Malformed`] that says where.
 //!
 //! Format: <https://flatbuffers.dev/internals/>. All numbers little-endian. A table begins with a
 //! signed offset back to its vtable; the vtable lists, per field, the offset from the table's
@@ -8,11 +8,11 @@
 /// The file contradicts itself at this byte. The caller rejects it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("malformed at byte {at}: {what} is out of bounds")]
-pub(super) struct Malformed {
+pub struct Malformed {
     /// Byte offset in the file.
-    pub(super) at: usize,
+    pub at: usize,
     /// What was to be read there.
-    pub(super) what: &'static str,
+    pub what: &'static str,
 }
 
 /// A table inside the file.

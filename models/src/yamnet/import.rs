@@ -2,14 +2,15 @@
 //!
 //! Walks the graph of operators from the first convolution to the sigmoid and takes the weights on
 //! the way. What lies before the first convolution is the file's own front end, which differs from
-//! file to file and is not used; of several outputs, each is known by its length.
+//! file to file and is not used; further outputs (embedding, log-mel) hang beside the way and are
+//! not looked at.
 
 use super::flatbuffer::Malformed;
 use super::network::{CLASSES, Conv, ConvShape, EMBEDDING_LEN, Network, conv_shapes};
 use super::tflite::{Activation, Model, Op, OpKind, Padding, Tensor, Type};
 
 /// What to do when a file is not the right one.
-pub const REMEDY: &str = "get Google's YAMNet v1: run `ecosight-models import-yamnet --download`, or fetch \
+const REMEDY: &str = "get Google's YAMNet v1: run `ecosight-models import-yamnet --download`, or fetch \
      https://www.kaggle.com/api/v1/models/google/yamnet/tfLite/tflite/1/download in a browser and \
      run `ecosight-models import-yamnet` on it";
 

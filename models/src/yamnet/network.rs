@@ -5,9 +5,9 @@
 //! … (l25, l26), so that even numbers are pointwise layers.
 
 /// Output channels of the first convolution (l00): 3×3, stride 2, one input channel.
-pub const STEM_CHANNELS: usize = 32;
+const STEM_CHANNELS: usize = 32;
 /// Stride of the depthwise convolution and output channels of the pointwise one, pair by pair.
-pub const PAIRS: [(usize, usize); 13] = [
+const PAIRS: [(usize, usize); 13] = [
     (1, 64),
     (2, 128),
     (1, 128),
@@ -27,7 +27,7 @@ pub const EMBEDDING_LEN: usize = 1024;
 /// AudioSet classes.
 pub const CLASSES: usize = 521;
 /// Channels of l12 and l14.
-pub const INNER_CHANNELS: usize = 512;
+pub(super) const INNER_CHANNELS: usize = 512;
 
 /// How one convolution treats its input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

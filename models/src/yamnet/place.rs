@@ -39,7 +39,7 @@ pub fn default_path() -> PathBuf {
 ///
 /// # Errors
 /// [`BackboneError::Missing`], which says how to import it.
-pub fn find() -> Result<PathBuf, BackboneError> {
+pub(super) fn find() -> Result<PathBuf, BackboneError> {
     let places = candidates();
     match places.iter().find(|path| path.exists()) {
         Some(path) => Ok(path.clone()),

@@ -146,7 +146,7 @@ pub(super) struct Model<'a> {
 }
 
 /// Most tensors or operators that are looked at: YAMNet's files have fewer than 300.
-const MAX_ITEMS: usize = 10_000;
+const MAX_ITEMS: usize = 2_000;
 /// Most axes of a tensor and most tensors at one operator.
 const MAX_SHORT: usize = 64;
 
