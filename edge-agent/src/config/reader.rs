@@ -1,6 +1,7 @@
 //! Settings as they were written, before they are a [`super::Config`]: from a TOML file and from
 //! the environment, each with the place it came from, so that every fault can be reported at once.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -180,11 +181,13 @@ fn nearest<'k>(key: &str, known: &'k [String]) -> Option<&'k str> {
             let whole = distance(key, candidate);
             // The right name in the wrong section is as likely as a slip of a finger.
             let moved = if leaf(key) == leaf(candidate) { 1 } else { usize::MAX };
-            (whole.min(moved), candidate.as_str())
+            // A slip late in the word is likelier than one at its beginning.
+            let shared = key.bytes().zip(candidate.bytes()).take_while(|(a, b)| a == b).count();
+            (whole.min(moved), Reverse(shared), candidate.as_str())
         })
         .min()
-        .filter(|(distance, candidate)| *distance <= 1 + candidate.len() / 4)
-        .map(|(_, candidate)| candidate)
+        .filter(|(distance, _, candidate)| *distance <= 1 + candidate.len() / 4)
+        .map(|(_, _, candidate)| candidate)
 }
 
 /// Levenshtein distance in characters.

@@ -318,10 +318,13 @@ async fn of_a_damaged_file_the_readable_records_are_taken_over_and_it_is_kept() 
     filled(directory.path(), 200).await;
     let path = directory.path().join(FILE);
     let mut bytes = std::fs::read(&path).expect("reads");
-    // A page of noise in the middle of the records.
-    let middle = bytes.len() / 2 / 4_096 * 4_096;
+    // Noise over one page of records, which begin with their magic.
+    let (pages, _) = bytes.as_chunks_mut::<4_096>();
+    let of_records = |page: &[u8; 4_096]| page.windows(2).filter(|w| *w == [0xEC, 0x51]).count() > 3;
+    let mut pages: Vec<&mut [u8; 4_096]> = pages.iter_mut().filter(|p| of_records(p)).collect();
+    let middle = pages.len() / 2;
     let mut random = Random(3);
-    bytes[middle..middle + 4_096].fill_with(|| random.next() as u8);
+    pages[middle].fill_with(|| random.next() as u8);
     overwrite(&path, &bytes);
     let opened = Opened::open(directory.path(), START_US).await.expect("opens");
     let (aside, taken) = opened.found.damaged.clone().expect("was damaged");

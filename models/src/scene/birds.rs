@@ -199,14 +199,14 @@ pub(super) fn screecher(chance: &mut Chance) -> Species {
                     let hz = hz * chance.between_log(0.85, 1.25);
                     Note::whistle(length * chance.between(0.7, 1.3), [hz, hz * 1.18, hz * 0.86])
                         .with_partials(&HARSH)
-                        .with_rough(0.7)
+                        .with_rough(0.9)
                         .with_vibrato(0.05, rate)
                         .after(chance.between(0.05, 0.4))
                         .at_loudness(chance.between(0.4, 1.0))
                 })
                 .collect()
         }),
-        spl_1m_db: 92.0,
+        spl_1m_db: 87.0,
         pause_s: (0.5, 5.0),
         bout: (2, 9),
         rest_s: 90.0,

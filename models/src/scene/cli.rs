@@ -203,7 +203,8 @@ fn write_wav(scene: &mut Scene, draft: &Draft) -> Result<(), SceneCommandError> 
             break;
         }
         for &sample in &block[..count] {
-            let value = (sample * f32::from(i16::MAX)).round() as i16;
+            // Rounds half away from zero; the cast cuts toward it.
+            let value = (sample * f32::from(i16::MAX) + 0.5_f32.copysign(sample)) as i16;
             writer.write_sample(value).map_err(failed)?;
         }
     }

@@ -57,19 +57,19 @@ impl Engine {
         let (length_s, closest_m, speed_m_s, bands) = match kind {
             EngineKind::Motorcycle => (
                 chance.between(25.0, 60.0),
-                chance.between_log(60.0, 450.0),
+                chance.between_log(25.0, 250.0),
                 chance.between(6.0, 13.0),
                 [(170.0, 1.2), (520.0, 1.5), (1_500.0, 1.0)],
             ),
             EngineKind::Truck => (
                 chance.between(40.0, 90.0),
-                chance.between_log(80.0, 500.0),
+                chance.between_log(40.0, 300.0),
                 chance.between(4.0, 9.0),
                 [(80.0, 1.0), (240.0, 1.2), (900.0, 0.8)],
             ),
             EngineKind::Chainsaw => (
                 chance.between(20.0, 80.0),
-                chance.between_log(120.0, 700.0),
+                chance.between_log(60.0, 400.0),
                 0.0,
                 [(360.0, 1.2), (950.0, 1.4), (2_600.0, 0.9)],
             ),

@@ -9,7 +9,6 @@ use super::{
     chance::Chance,
     engine::Engine,
     filter::Biquad,
-    habitat::Habitat,
     plan::ShotPlan,
     propagation::{CARRY_LEAD, Propagation},
     shot::{SHOT_LEAD_SAMPLES, gunshot_rounds},
@@ -189,19 +188,19 @@ impl Events {
     }
 
     fn add_branch(&mut self, onset: u64, chance: &mut Chance) {
-        let distance_m = chance.between_log(12.0, 160.0);
+        let distance_m = chance.between_log(10.0, 140.0);
         let source = wood::branch_break(chance);
         self.carry(SceneSound::BranchBreak { distance_m }, onset, distance_m, &source, chance);
     }
 
     fn add_woodpecker(&mut self, onset: u64, chance: &mut Chance) {
-        let distance_m = chance.between_log(20.0, 160.0);
+        let distance_m = chance.between_log(12.0, 90.0);
         let source = wood::woodpecker(chance);
         self.carry(SceneSound::Woodpecker { distance_m }, onset, distance_m, &source, chance);
     }
 
     fn add_chops(&mut self, onset: u64, chance: &mut Chance) {
-        let distance_m = chance.between_log(40.0, 350.0);
+        let distance_m = chance.between_log(35.0, 280.0);
         let (source, blows) = wood::chops(chance);
         self.carry(SceneSound::Chops { distance_m, blows }, onset, distance_m, &source, chance);
     }

@@ -85,10 +85,12 @@ impl Biquad {
     }
 }
 
-/// Root mean square that white noise of unit variance keeps behind a band pass of this centre and
-/// quality: the square root of its noise bandwidth (π/2 · centre/q) over half the rate.
+/// Root mean square that white noise of unit variance keeps behind [`Biquad::band_pass`]. That filter
+/// is half of one minus an all-pass, so its power is half of one minus the all-pass's first
+/// coefficient: α/(1+α) exactly.
 pub(super) fn noise_share(hz: f32, q: f32) -> f32 {
-    (std::f32::consts::FRAC_PI_2 * hz / q / (RATE / 2.0)).sqrt()
+    let (_, alpha) = Biquad::angle(hz, q);
+    (alpha / (1.0 + alpha)).sqrt()
 }
 
 #[cfg(test)]
@@ -103,7 +105,7 @@ mod tests {
             let n = 160_000;
             let power: f32 = (0..n).map(|_| band.run(chance.white()).powi(2)).sum::<f32>() / n as f32;
             let ratio = power.sqrt() / noise_share(hz, q);
-            assert!((0.8..1.2).contains(&ratio), "{hz} Hz, q {q}: {ratio}");
+            assert!((0.97..1.03).contains(&ratio), "{hz} Hz, q {q}: {ratio}");
         }
     }
 }

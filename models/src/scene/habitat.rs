@@ -11,6 +11,7 @@ use super::{
     callers::{Callers, Species},
     chance::Chance,
     frogs,
+    hush::Hush,
     insects::{Cicadas, Crickets},
     primates,
     propagation::Vegetation,
@@ -96,10 +97,10 @@ impl Habitat {
     /// Sounds that may be taken for shots or engines, events an hour.
     pub(super) fn distractors_per_hour(self) -> Distractors {
         let (thunder, branches, woodpeckers, chops, engines) = match self {
-            Self::Rainforest => (7.0, 12.0, 8.0, 3.0, 3.0),
-            Self::Night => (8.0, 10.0, 0.0, 0.5, 1.5),
-            Self::DryForest => (2.0, 9.0, 10.0, 5.0, 4.0),
-            Self::Savanna => (3.0, 2.0, 4.0, 2.0, 6.0),
+            Self::Rainforest => (7.0, 16.0, 9.0, 4.0, 4.0),
+            Self::Night => (8.0, 14.0, 0.0, 1.0, 2.0),
+            Self::DryForest => (2.0, 12.0, 10.0, 6.0, 5.0),
+            Self::Savanna => (4.0, 4.0, 5.0, 3.0, 7.0),
         };
         Distractors {
             thunder,
@@ -153,6 +154,12 @@ impl Builder {
         self.layers.push(Box::new(wind));
     }
 
+    fn hush(&mut self, spl_db: (f32, f32)) {
+        let level = self.chance.between(spl_db.0, spl_db.1);
+        let hush = Hush::new(level, self.chance.split());
+        self.layers.push(Box::new(hush));
+    }
+
     fn rain(&mut self, dry_s: f64, wet_s: f64, wet_at_first: f32) {
         let showers = Showers {
             dry_s,
@@ -192,7 +199,8 @@ impl Builder {
     }
 
     fn rainforest(&mut self) {
-        self.wind((36.0, 47.0), 0.25);
+        self.hush((36.0, 45.0));
+        self.wind((42.0, 54.0), 0.25);
         self.rain(1_500.0, 260.0, 0.12);
         self.cicadas((1, 2), (36.0, 47.0), true);
         self.cicadas((1, 2), (44.0, 56.0), false);
@@ -217,7 +225,8 @@ impl Builder {
     }
 
     fn night(&mut self) {
-        self.wind((32.0, 42.0), 0.2);
+        self.hush((34.0, 43.0));
+        self.wind((38.0, 50.0), 0.2);
         self.rain(1_800.0, 320.0, 0.12);
         self.cicadas((1, 2), (40.0, 50.0), true);
         self.crickets((2, 4), (2, 4), (40.0, 53.0));
@@ -234,7 +243,8 @@ impl Builder {
     }
 
     fn dry_forest(&mut self) {
-        self.wind((40.0, 50.0), 0.45);
+        self.hush((31.0, 41.0));
+        self.wind((44.0, 56.0), 0.45);
         self.cicadas((1, 2), (42.0, 54.0), true);
         self.cicadas((0, 2), (44.0, 56.0), false);
         self.crickets((0, 1), (1, 2), (32.0, 42.0));
@@ -253,7 +263,8 @@ impl Builder {
     }
 
     fn savanna(&mut self) {
-        self.wind((42.0, 53.0), 0.8);
+        self.hush((29.0, 39.0));
+        self.wind((46.0, 58.0), 0.8);
         self.rain(7_200.0, 200.0, 0.03);
         self.cicadas((0, 1), (36.0, 46.0), true);
         self.crickets((1, 2), (1, 3), (32.0, 43.0));

@@ -40,6 +40,20 @@ pub(super) fn pascal(spl_db: f32) -> f32 {
     REFERENCE_PRESSURE_PA * 10_f32.powf(spl_db / 20.0)
 }
 
+/// Below this the amplifier is linear; above it bends into its rails.
+const KNEE: f32 = 0.7;
+
+/// The amplifier's soft overload; never beyond ±1.
+#[inline]
+fn overload(x: f32) -> f32 {
+    let excess = x.abs() - KNEE;
+    if excess <= 0.0 {
+        return x;
+    }
+    let room = 1.0 - KNEE;
+    (KNEE + room * excess / (excess + room)).copysign(x)
+}
+
 /// The running microphone.
 #[derive(Debug, Clone)]
 pub(super) struct Capsule {
@@ -70,7 +84,7 @@ impl Capsule {
             // White with a rise to low frequencies, as amplifiers have.
             let own = self.hiss * (white + 2.0 * self.rumble.run(white));
             let heard = self.low_pass.run(self.high_pass.run(*sample + own));
-            *sample = (heard * self.gain).clamp(-1.0, 1.0);
+            *sample = overload(heard * self.gain);
         }
     }
 }

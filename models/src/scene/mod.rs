@@ -22,6 +22,7 @@ mod filter;
 mod frogs;
 mod ground;
 mod habitat;
+mod hush;
 mod insects;
 mod microphone;
 mod note;

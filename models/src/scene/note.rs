@@ -25,6 +25,8 @@ pub(super) struct Note {
     pub(super) partials: Vec<f32>,
     /// Roughness: random walk of the frequency, share of it per √s.
     pub(super) rough: f32,
+    /// Share of breath noise.
+    pub(super) breath: f32,
     pub(super) loudness: f32,
     /// Share of the length in which it swells; it dies away in the rest of `1 − hold`.
     pub(super) attack: f32,
@@ -41,7 +43,9 @@ impl Note {
             vibrato: (0.0, 0.0),
             tremolo: (0.0, 0.0),
             partials: vec![1.0, 0.06, 0.02],
-            rough: 0.0,
+            // No throat holds a pitch or a breath still.
+            rough: 0.03,
+            breath: 0.03,
             loudness: 1.0,
             attack: 0.15,
             hold: 0.55,
@@ -125,23 +129,42 @@ impl Note {
                     hz *= 1.0 + self.vibrato.0 * (TAU * self.vibrato.1 * time).sin();
                 }
             }
-            phase = (phase + hz / RATE).fract();
-            let mut value = 0.0;
+            phase += hz / RATE;
+            if phase >= 1.0 {
+                phase -= 1.0;
+            }
+            let (sin, cos) = sin_cos(phase);
+            // Harmonics by sin kx = 2 cos x · sin (k−1)x − sin (k−2)x.
+            let (mut before, mut now) = (0.0, sin);
+            let mut value = self.breath * chance.white();
             for (number, amplitude) in (1_u8..).zip(&self.partials) {
-                let number = f32::from(number);
-                if hz * number > HIGHEST_HZ {
+                if hz * f32::from(number) > HIGHEST_HZ {
                     break;
                 }
-                value += amplitude * (TAU * phase * number).sin();
+                value += amplitude * now;
+                (before, now) = (now, 2.0 * cos * now - before);
             }
             let mut gain = self.envelope(x) * self.loudness / total;
             if self.tremolo.0 > 0.0 {
-                let pulse = 0.5 - 0.5 * (TAU * self.tremolo.1 * time).cos();
+                let pulse = 0.5 - 0.5 * sin_cos((self.tremolo.1 * time) % 1.0).1;
                 gain *= 1.0 - self.tremolo.0 + self.tremolo.0 * pulse * pulse * (3.0 - 2.0 * pulse);
             }
             out.push(value * gain);
         }
     }
+}
+
+/// Sine and cosine of a phase in turns, `[0, 1)`, to 0.001 by parabolas with one correction
+/// (a tenth of the time of exact ones, and no machine's own mathematics library).
+#[inline]
+fn sin_cos(turns: f32) -> (f32, f32) {
+    let wave = |turns: f32| {
+        let x = 2.0 * turns - 1.0;
+        let y = 4.0 * x * (x.abs() - 1.0);
+        y * (0.775 + 0.225 * y.abs())
+    };
+    let quarter = turns + 0.25;
+    (wave(turns), wave(if quarter >= 1.0 { quarter - 1.0 } else { quarter }))
 }
 
 /// Samples of a phrase; a note's loudness 1 is an amplitude of about 1.
@@ -160,7 +183,10 @@ mod tests {
 
     #[test]
     fn a_whistle_has_its_pitch_and_length() {
-        let phrase = [Note::whistle(0.5, [2000.0; 3]).with_partials(&[1.0]).after(0.1)];
+        let phrase = [Note::whistle(0.5, [2000.0; 3])
+            .with_partials(&[1.0])
+            .with_rough(0.0)
+            .after(0.1)];
         let samples = sing(&phrase, &mut Chance::new(1));
         assert!(samples.len().abs_diff(9_600) <= 1);
         assert!(samples[..1_600].iter().all(|&v| v == 0.0));
@@ -169,6 +195,6 @@ mod tests {
             .filter(|pair| pair[0] < 0.0 && pair[1] >= 0.0)
             .count();
         assert!(crossings.abs_diff(1_000) < 8, "{crossings}");
-        assert!(samples.iter().all(|v| v.abs() <= 1.01));
+        assert!(samples.iter().all(|v| v.abs() <= 1.1));
     }
 }

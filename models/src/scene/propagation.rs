@@ -50,7 +50,7 @@ impl Vegetation {
         loss_db_per_m_khz: 0.020,
         scattering_length_m: 280.0,
         scattering_corner_hz: 150.0,
-        leak_length_m: 200.0,
+        leak_length_m: 250.0,
         flow_resistivity: 40_000.0,
     };
     /// Open deciduous woodland.

@@ -15,7 +15,7 @@ const RATE: f32 = SAMPLE_RATE_HZ as f32;
 /// Level of a heavy shower under trees, dB SPL.
 const HEAVY_SPL_DB: f32 = 62.0;
 /// Drops a second that stand out of the hiss in a heavy shower.
-const NEAR_DROPS_PER_S: f64 = 90.0;
+const NEAR_DROPS_PER_S: f64 = 420.0;
 /// Drops a second just after a shower.
 const DRIPS_PER_S: f64 = 14.0;
 /// Time in which the canopy drips dry, s.
@@ -23,7 +23,7 @@ const DRIP_DRY_S: f32 = 240.0;
 /// Time in which a shower sets in or ends, s.
 const ONSET_S: f32 = 25.0;
 /// Most drops that sound at once.
-const MOST_DROPS: usize = 96;
+const MOST_DROPS: usize = 160;
 
 /// One drop that rings on what it hit: a decaying sine over a short click.
 struct Drop {
@@ -78,7 +78,7 @@ impl Rain {
             wetness: if raining || chance.happens(0.3) { 0.6 } else { 0.0 },
             wander: Drift::new(20.0, STEP_S, chance.split()),
             // The patter of leaves around 1 kHz, the hiss of drops above, a dull floor below.
-            hiss: [band(500.0, 0.5, -9.0), band(1_500.0, 0.6, -5.0), band(4_800.0, 0.6, -3.0)],
+            hiss: [band(500.0, 0.5, -13.0), band(1_500.0, 0.6, -9.0), band(4_800.0, 0.6, -7.0)],
             gain: Glide::new(0.0),
             drops: Vec::new(),
             chance,
@@ -108,7 +108,7 @@ impl Rain {
         while time < f64::from(STEP_S) && self.drops.len() < MOST_DROPS {
             let hz = self.chance.between_log(low_hz, high_hz);
             // Most drops fall far off: a heavy tail of loudness.
-            let level = spl_db - self.chance.between(0.0, 1.0).sqrt() * 24.0;
+            let level = spl_db - self.chance.between(0.0, 1.0).sqrt() * 30.0;
             let amplitude = pascal(level);
             let ring_s = self.chance.between_log(0.0008, 0.007);
             let (sin, cos) = (TAU * hz / RATE).sin_cos();
@@ -131,7 +131,7 @@ impl Layer for Rain {
         self.weather(start as f64 / f64::from(RATE));
         let force = self.intensity * (0.7 + 0.6 * self.wander.step());
         if force > 1e-3 {
-            self.let_fall(NEAR_DROPS_PER_S * f64::from(force), 900.0, 6_500.0, 68.0);
+            self.let_fall(NEAR_DROPS_PER_S * f64::from(force), 900.0, 6_500.0, 72.0);
         }
         let dripping = (self.wetness - 0.6 * self.intensity).max(0.0);
         if dripping > 1e-3 {

@@ -126,13 +126,12 @@ impl Shock {
         let (along, miss) = (distance * bearing.cos(), (distance * bearing.sin()).max(1.0));
         // Two rounds settle the speed at the place that the recorder hears.
         let mut speed = bullet.muzzle_speed_m_s;
-        let mut flown = 0.0;
         for _ in 0..3 {
             let mach = speed / c;
             if mach < SLOWEST_MACH {
                 return None;
             }
-            flown = along - miss / (mach * mach - 1.0).sqrt();
+            let flown = along - miss / (mach * mach - 1.0).sqrt();
             if flown <= 0.0 || flown > flight_m {
                 return None;
             }

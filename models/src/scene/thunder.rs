@@ -20,7 +20,7 @@ pub(super) fn thunder(distance_m: f32, air: &Air, chance: &mut Chance) -> Vec<f3
     let nearest = pieces.iter().map(|piece| piece.0).fold(f32::MAX, f32::min);
     let latest = pieces.iter().map(|piece| piece.0).fold(0.0, f32::max);
     // Few (1969): the N wave of a piece is some milliseconds long and grows with distance.
-    let wave_s = chance.between(0.006, 0.016) * (distance_m / 2_000.0).powf(0.25);
+    let wave_s = chance.between(0.003, 0.011) * (distance_m / 2_000.0).powf(0.25);
     let wave = (wave_s * RATE) as usize;
     let length_s = ((latest - nearest) / c + 4.0).min(LONGEST_S);
     let mut out = vec![0.0_f32; (length_s * RATE) as usize];
@@ -32,7 +32,7 @@ pub(super) fn thunder(distance_m: f32, air: &Air, chance: &mut Chance) -> Vec<f3
     }
 
     // Air and turbulence leave a rumble of what was a crack; hills answer late and dull.
-    let top_hz = (600_000.0 / distance_m).clamp(70.0, 2_500.0);
+    let top_hz = (3.0e6 / distance_m).clamp(150.0, 2_500.0);
     let mut dull = [OnePole::low_pass(top_hz), OnePole::low_pass(top_hz * 1.5)];
     for sample in &mut out {
         *sample = dull.iter_mut().fold(*sample, |x, filter| filter.run(x));
@@ -72,9 +72,11 @@ fn channel(distance_m: f32, chance: &mut Chance) -> Vec<(f32, f32)> {
     let up = chance.whole(PIECES.0, PIECES.1);
     let aside = chance.whole(PIECES.0, PIECES.1);
     let heading = chance.between(0.0, std::f32::consts::TAU);
+    // Channels lean: an upright one would sound all at once.
+    let lean = chance.between(0.2, 1.1);
     for index in 0..up + aside {
         let aim = if index < up {
-            [0.0, 0.0, 1.0]
+            [lean * heading.cos(), lean * heading.sin(), 0.8]
         } else {
             [heading.cos(), heading.sin(), 0.05]
         };

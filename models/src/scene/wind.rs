@@ -52,7 +52,7 @@ impl Wind {
                     band: Biquad::band_pass(hz, q),
                     high_pass: Biquad::high_pass(180.0, 0.7),
                     gain: Glide::new(0.0),
-                    full: pascal(spl_db + relative_db) / noise_share(hz, q).min(1.0),
+                    full: pascal(spl_db + relative_db) / noise_share(hz, q),
                     chance: chance.split(),
                 }
             })

@@ -11,3 +11,4 @@ mod front_end;
 mod golden;
 mod import;
 mod tflite_writer;
+mod scene;
