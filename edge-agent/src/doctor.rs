@@ -1,15 +1,16 @@
 //! `doctor`: can it hear, can it send, will it last?
 //!
-//! Each check tries the real thing and, if it fails, says what to do. Nothing is changed but a
-//! probe file in the data directory, which is removed again.
+//! Each check tries the real thing and, if it fails, says what to do. Nothing is changed but
+//! that the data directory is made, and a probe file in it, which is removed again.
 
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use ecosight_models::{Classifier, SAMPLE_RATE_HZ};
+use ecosight_models::{Classifier, LoadError, SAMPLE_RATE_HZ};
 use serde::Serialize;
 
 use crate::config::{Config, SourceKind};
+use crate::ear::EarError;
 use crate::health::{Health, free_bytes};
 use crate::source::{self, Begin, Microphone, Read};
 use crate::uplink::{Connection, Happening, options};
@@ -83,11 +84,16 @@ pub async fn examine(config: &Config) -> Vec<Check> {
             checks.push(Check::pass("model", found));
             checks.push(inference(&classifier));
         }
-        Err(error) => checks.push(Check::fail(
-            "model",
-            error.to_string(),
-            "run `ecosight-models import-yamnet FILE`, or set model.bundle and model.yamnet",
-        )),
+        Err(error) => {
+            let remedy = match &error {
+                EarError::Load(LoadError::Backbone(_)) => {
+                    "run `ecosight-models import-yamnet FILE`, or set model.yamnet"
+                }
+                EarError::Load(_) => "set model.bundle to the directory of a bundle",
+                EarError::Class { .. } => "take the class out of model.thresholds",
+            };
+            checks.push(Check::fail("model", error.to_string(), remedy));
+        }
     }
     checks.push(source(config));
     checks.push(broker(config).await);

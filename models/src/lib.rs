@@ -4,15 +4,11 @@ pub mod audio;
 pub mod bundle;
 pub mod classifier;
 pub mod detector;
-<<<<<<< HEAD
 pub mod durable;
 pub mod features;
 pub mod logmel;
 mod network_plan;
 pub mod onnx;
-=======
-pub mod logmel;
->>>>>>> scene
 pub mod scene;
 pub mod transient;
 pub mod window;

@@ -320,7 +320,8 @@ async fn of_a_damaged_file_the_readable_records_are_taken_over_and_it_is_kept() 
     let mut bytes = std::fs::read(&path).expect("reads");
     // Noise over one page of records, which begin with their magic.
     let (pages, _) = bytes.as_chunks_mut::<4_096>();
-    let of_records = |page: &[u8; 4_096]| page.windows(2).filter(|w| *w == [0xEC, 0x51]).count() > 3;
+    let of_records =
+        |page: &[u8; 4_096]| page.windows(2).filter(|w| *w == [0xEC, 0x51]).count() > 3;
     let mut pages: Vec<&mut [u8; 4_096]> = pages.iter_mut().filter(|p| of_records(p)).collect();
     let middle = pages.len() / 2;
     let mut random = Random(3);

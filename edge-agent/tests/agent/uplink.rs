@@ -10,7 +10,8 @@ use ecosight_agent::outbox::{Priority, Row};
 use ecosight_agent::uplink::{Backoff, Ending, Flight, Topics, Uplink, UplinkError};
 use ecosight_loadtest::{Broker, BrokerError};
 use ecosight_shared::{
-    Envelope, Header, Kind, Message, Receipt, RecordId, SeqRange, TimeQuality, Topic,
+    Detection, Envelope, EventId, Header, Kind, Message, Receipt, RecordId, SeqRange, TimeQuality,
+    Topic,
 };
 use rumqttc::mqttbytes::QoS;
 use rumqttc::{AsyncClient, Event, Incoming, MqttOptions, PublishOptions};
@@ -22,7 +23,7 @@ use crate::support::{
 };
 
 /// A broker, or nothing where none is installed and the tests need not be complete.
-fn broker() -> Option<Broker> {
+pub(crate) fn broker() -> Option<Broker> {
     let _ = rustls::crypto::ring::default_provider().install_default();
     match Broker::start() {
         Ok(broker) => Some(broker),
@@ -36,23 +37,27 @@ fn broker() -> Option<Broker> {
 
 /// What reached a receiver on the broker.
 #[derive(Debug, Default)]
-struct Received {
+pub(crate) struct Received {
     /// Envelopes by record, and how often each came.
     records: BTreeMap<(u32, u32), usize>,
     kinds: Vec<Kind>,
+    /// Onset of each alert by record, unix µs.
+    pub(crate) alert_times: BTreeMap<(u32, u32), i64>,
+    /// Detections by event.
+    pub(crate) detections: BTreeMap<EventId, Detection>,
     /// Alert documents by event id, and how often each came.
-    documents: BTreeMap<String, usize>,
-    states: Vec<String>,
+    pub(crate) documents: BTreeMap<String, usize>,
+    pub(crate) states: Vec<String>,
 }
 
 /// A receiver that stores what comes and, if asked to, gives receipts.
-struct Cloud {
+pub(crate) struct Cloud {
     received: Arc<Mutex<Received>>,
     task: JoinHandle<()>,
 }
 
 impl Cloud {
-    fn start(broker: &Broker, name: &str, gives_receipts: bool) -> Self {
+    pub(crate) fn start(broker: &Broker, name: &str, gives_receipts: bool) -> Self {
         let received = Arc::new(Mutex::new(Received::default()));
         let store = Arc::clone(&received);
         let mut options = MqttOptions::new(name, ("127.0.0.1", broker.port()));
@@ -81,7 +86,7 @@ impl Cloud {
         Self { received, task }
     }
 
-    fn look<T>(&self, look: impl FnOnce(&Received) -> T) -> T {
+    pub(crate) fn look<T>(&self, look: impl FnOnce(&Received) -> T) -> T {
         look(&self.received.lock().expect("not poisoned"))
     }
 }
@@ -106,6 +111,15 @@ fn note(store: &Mutex<Received>, topic: &str, payload: &[u8]) -> Option<Vec<u8>>
             let RecordId { boot, seq, .. } = envelope.header.record;
             *store.records.entry((boot, seq)).or_default() += 1;
             store.kinds.push(envelope.message.kind());
+            match envelope.message {
+                Message::Alert(_) => {
+                    store.alert_times.insert((boot, seq), envelope.header.unix_us);
+                }
+                Message::Detection(detection) => {
+                    store.detections.insert(detection.event, detection);
+                }
+                _ => {}
+            }
             Some(receipt(&[SeqRange { boot, first: seq, last: seq }], DEVICE))
         }
         Topic::Alert(..) => {

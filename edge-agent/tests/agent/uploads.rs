@@ -1,6 +1,6 @@
 //! Clips on their way to a server that is as bad as servers on a bad link are.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -26,7 +26,7 @@ use crate::support::{DEVICE, Open, QUOTA, Random, alert, detection, stamped, unt
 
 /// What a server does to one PUT.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Mood {
+pub(crate) enum Mood {
     Well,
     /// Takes half of the piece, then answers 503.
     Half,
@@ -39,17 +39,20 @@ enum Mood {
 }
 
 #[derive(Default)]
-struct Server {
+pub(crate) struct Server {
     declared: Option<Value>,
     bytes: Vec<u8>,
+    /// What is stored of the clip that was declared last.
     stored: Vec<Vec<u8>>,
+    /// Events whose clips are stored.
+    pub(crate) all_stored: BTreeSet<String>,
     moods: VecDeque<Mood>,
     declarations: usize,
 }
 
-type Shared = Arc<Mutex<Server>>;
+pub(crate) type Shared = Arc<Mutex<Server>>;
 
-async fn serve(moods: &[Mood]) -> (Shared, String) {
+pub(crate) async fn serve(moods: &[Mood]) -> (Shared, String) {
     let server = Shared::default();
     server.lock().expect("fine").moods = moods.iter().copied().collect();
     let app = Router::new()
@@ -65,8 +68,13 @@ async fn serve(moods: &[Mood]) -> (Shared, String) {
 async fn declare(State(server): State<Shared>, Json(body): Json<Value>) -> Response {
     let mut server = server.lock().expect("fine");
     server.declarations += 1;
-    let known = server.declared.is_some();
-    let status = if server.stored.is_empty() { "uploading" } else { "stored" };
+    let known = server.declared.as_ref().is_some_and(|d| d["event_id"] == body["event_id"]);
+    if !known {
+        server.bytes.clear();
+        server.stored.clear();
+    }
+    let event = body["event_id"].as_str().expect("a text");
+    let status = if server.all_stored.contains(event) { "stored" } else { "uploading" };
     let answer = json!({"id": body["event_id"], "offset": server.bytes.len(), "status": status});
     server.declared = Some(body);
     let code = if known { StatusCode::OK } else { StatusCode::CREATED };
@@ -122,6 +130,7 @@ async fn data(
                 .into_response();
         }
         server.stored.push(bytes);
+        server.all_stored.insert(id);
         return Json(json!({"offset": total, "status": "stored"})).into_response();
     }
     Json(json!({"offset": server.bytes.len(), "status": "uploading"})).into_response()
