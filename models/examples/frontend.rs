@@ -8,9 +8,9 @@ use ecosight_models::audio::Resampler;
 use ecosight_models::logmel::{BANDS, FRAME_HOP, FRAME_SAMPLES, LogMel, PATCH_HOP};
 use ecosight_models::{SAMPLE_RATE_HZ, Windower};
 
-/// Sound of one round.
-const SECONDS: usize = 48;
-const ROUNDS: usize = 21;
+/// Sound of one round: short, so that a round often runs undisturbed.
+const SECONDS: usize = 6;
+const ROUNDS: usize = 151;
 
 fn main() {
     let mut state = 1_u32;

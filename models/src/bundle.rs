@@ -169,7 +169,7 @@ impl BundleFiles {
     /// # Errors
     /// [`BundleError`], naming the file at fault.
     pub fn open(dir: &Path) -> Result<Self, BundleError> {
-        Self::collect(dir, |path, limit| read_bounded(path, limit))
+        Self::collect(dir, read_bounded)
     }
 
     /// The bundle shipped in the binary.

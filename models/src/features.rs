@@ -31,7 +31,7 @@ pub fn stream_len(name: &str) -> Option<usize> {
     if name == TRANSIENT {
         return Some(transient::LEN);
     }
-    Exit::of_stream(name).map(Exit::len)
+    Exit::of_stream(name).map(Exit::width)
 }
 
 /// Computes declared streams of windows. `Send + Sync`, cheap to clone: clones share the network.
@@ -101,8 +101,8 @@ impl FeatureExtractor {
         }
         let range_of = |exit: Exit| {
             let before = wanted.iter().take_while(|other| **other != exit);
-            let start: usize = before.map(|other| other.len()).sum();
-            start..start + exit.len()
+            let start: usize = before.map(|other| other.width()).sum();
+            start..start + exit.width()
         };
         let sources = streams
             .iter()

@@ -10,6 +10,7 @@ pub mod features;
 pub mod logmel;
 mod network_plan;
 pub mod onnx;
+pub mod scene;
 #[cfg(feature = "train")]
 pub mod train;
 pub mod transient;

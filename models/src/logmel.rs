@@ -37,10 +37,23 @@ const LOG_OFFSET: f32 = 0.001;
 pub(crate) const MEAN_SQUARE_PER_POWER: f32 =
     2.0 / (FFT_SAMPLES as f32 * 0.375 * FRAME_SAMPLES as f32);
 
-/// A triangle of the mel filter bank: weights of neighbouring bins.
+/// Sums run in this many lanes, which the compiler keeps in vector registers.
+pub(crate) const LANES: usize = 8;
+
+/// A triangle of the mel filter bank: weights of neighbouring bins, filled up with zeros.
 struct Triangle {
     first_bin: usize,
-    weights: Vec<f32>,
+    weights: Vec<[f32; LANES]>,
+}
+
+/// Sum in lanes.
+pub(crate) fn sum(values: &[f32]) -> f32 {
+    let (lanes, rest) = values.as_chunks::<LANES>();
+    let mut sums = [0.0; LANES];
+    for lane in lanes {
+        sums.iter_mut().zip(lane).for_each(|(sum, value)| *sum += value);
+    }
+    sums.iter().sum::<f32>() + rest.iter().sum::<f32>()
 }
 
 /// One frame to its power spectrum and its log-mel numbers. Allocates only when it is made.
@@ -52,7 +65,8 @@ pub struct LogMel {
     spectrum: Vec<Complex<f64>>,
     scratch: Vec<Complex<f64>>,
     power: [f32; BINS],
-    magnitude: [f32; BINS],
+    /// Zeros behind the spectrum, for the triangles' fill.
+    magnitude: [f32; BINS + LANES],
 }
 
 impl LogMel {
@@ -71,7 +85,7 @@ impl LogMel {
             scratch: fft.make_scratch_vec(),
             fft,
             power: [0.0; BINS],
-            magnitude: [0.0; BINS],
+            magnitude: [0.0; BINS + LANES],
         }
     }
 
@@ -93,9 +107,14 @@ impl LogMel {
             *magnitude = power.sqrt();
         }
         for (out, triangle) in log_mel.iter_mut().zip(&self.triangles) {
-            let bins = &self.magnitude[triangle.first_bin..][..triangle.weights.len()];
-            let mel: f32 = bins.iter().zip(&triangle.weights).map(|(bin, w)| bin * w).sum();
-            *out = (mel + LOG_OFFSET).ln();
+            let (bins, _) = self.magnitude[triangle.first_bin..].as_chunks::<LANES>();
+            let mut sums = [0.0; LANES];
+            for (bins, weights) in bins.iter().zip(&triangle.weights) {
+                for ((sum, bin), weight) in sums.iter_mut().zip(bins).zip(weights) {
+                    *sum += bin * weight;
+                }
+            }
+            *out = (sums.iter().sum::<f32>() + LOG_OFFSET).ln();
         }
     }
 
@@ -131,7 +150,12 @@ fn mel_triangles() -> Vec<Triangle> {
                 ((at - lower) / (centre - lower)).min((upper - at) / (upper - centre)) as f32
             };
             let first_bin = (1..BINS).find(|&bin| weight(bin) > 0.0).unwrap_or(1);
-            let weights = (first_bin..BINS).map(weight).take_while(|&w| w > 0.0).collect();
+            let weights: Vec<f32> =
+                (first_bin..BINS).map(weight).take_while(|&w| w > 0.0).collect();
+            let weights = weights
+                .chunks(LANES)
+                .map(|part| std::array::from_fn(|i| part.get(i).copied().unwrap_or(0.0)))
+                .collect();
             Triangle { first_bin, weights }
         })
         .collect()

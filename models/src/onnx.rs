@@ -310,7 +310,7 @@ fn checked_constant(constant: &TensorProto) -> Result<i64, OnnxError> {
     };
     let stored = if constant.raw_data.is_empty() {
         listed
-    } else if constant.raw_data.len() % width == 0 {
+    } else if constant.raw_data.len().is_multiple_of(width) {
         constant.raw_data.len() / width
     } else {
         return broken("its data ends within a number".to_owned());

@@ -8,7 +8,7 @@
 //! as long as the sound stays above [`FLOOR_DBFS`]. No band reaches above 3.8 kHz: sound that was
 //! recorded at 8 kHz and sound that was not measure alike.
 
-use crate::logmel::{BINS, FRAME_HOP, MEAN_SQUARE_PER_POWER, PATCH_FRAMES};
+use crate::logmel::{BINS, FRAME_HOP, MEAN_SQUARE_PER_POWER, PATCH_FRAMES, sum};
 
 /// Frames of context: 5 s at 10 ms, up to the window's end.
 pub const CONTEXT_FRAMES: usize = 500;
@@ -39,6 +39,9 @@ const HIGH: usize = 3;
 /// Octaves in which the shape of the onset is measured.
 const SHAPE_BANDS: [Band; 5] =
     [band(100, 250), band(250, 500), band(500, 1000), band(1000, 2000), band(2000, 3800)];
+
+const HEARD_FIRST: usize = THUD_BANDS[LOW].first;
+const HEARD_BINS: usize = THUD_BANDS[HIGH].end - HEARD_FIRST;
 
 const TRACKS: usize = THUD_BANDS.len() + SHAPE_BANDS.len();
 const SHAPE: usize = THUD_BANDS.len();
@@ -141,8 +144,8 @@ pub(crate) struct Transient {
     tracks: [Vec<f32>; TRACKS],
     /// Mean square of the newest single frame.
     newest: [f32; TRACKS],
-    /// Spectral flatness of the newest frames of one patch, a ring by frame number.
-    flatness: [f32; PATCH_FRAMES],
+    /// Powers of the bins from 100 to 3800 Hz in the newest frames, a ring by frame number.
+    spectra: Vec<[f32; HEARD_BINS]>,
     /// Frames pushed since the start or the last [`Transient::clear`].
     frames: u64,
     order: Vec<f32>,
@@ -153,7 +156,7 @@ impl Transient {
         Self {
             tracks: std::array::from_fn(|_| Vec::with_capacity(2 * CONTEXT_FRAMES)),
             newest: [0.0; TRACKS],
-            flatness: [0.0; PATCH_FRAMES],
+            spectra: vec![[0.0; HEARD_BINS]; PATCH_FRAMES],
             frames: 0,
             order: Vec::with_capacity(CONTEXT_FRAMES),
         }
@@ -173,8 +176,7 @@ impl Transient {
             }
         }
         for (track, band) in THUD_BANDS.iter().chain(&SHAPE_BANDS).enumerate() {
-            let sum: f32 = power[band.first..band.end].iter().sum();
-            let mean_square = sum * MEAN_SQUARE_PER_POWER;
+            let mean_square = sum(&power[band.first..band.end]) * MEAN_SQUARE_PER_POWER;
             // The entry of a frame is final only when the next one is known.
             if let Some(last) = self.tracks[track].last_mut() {
                 *last = 0.5 * (self.newest[track] + mean_square);
@@ -182,18 +184,21 @@ impl Transient {
             self.newest[track] = mean_square;
             self.tracks[track].push(mean_square);
         }
-        self.flatness[(self.frames % PATCH_FRAMES as u64) as usize] =
-            flatness_db(&power[THUD_BANDS[LOW].first..THUD_BANDS[HIGH].end]);
+        self.spectra[(self.frames % PATCH_FRAMES as u64) as usize]
+            .copy_from_slice(&power[HEARD_FIRST..HEARD_FIRST + HEARD_BINS]);
         self.frames += 1;
     }
 
     /// Measures the window whose 96 frames are the newest. `real_frames` of them (at least one)
-    /// begin in sound; the rest is padding after the end of the stream, where no peak is.
+    /// hold sound only; the rest is padded after the end of the stream, where no peak is.
     pub(crate) fn measure(&mut self, real_frames: usize) -> Measure {
         let len = self.tracks[BODY].len();
         let from = len.saturating_sub(CONTEXT_FRAMES);
         let window = len.saturating_sub(PATCH_FRAMES);
-        let end = (window + real_frames.clamp(1, PATCH_FRAMES)).min(len);
+        // The entry of the last frame of sound has the first padded one in it.
+        let last =
+            if real_frames < PATCH_FRAMES { real_frames.saturating_sub(1) } else { PATCH_FRAMES };
+        let end = (window + last.max(1)).min(len);
         let order = &mut self.order;
         let mut numbers = [0.0; LEN];
         let mut put = numbers.iter_mut();
@@ -211,7 +216,7 @@ impl Transient {
             let level = decibels(track[peak]);
             add(level - decibels(median));
             add(level - decibels(p90));
-            add(level - Before::of(track, from, peak, median).mean_db);
+            add(level - Before::of(track, from, peak, || median).mean_db);
             add(decay_s(track, peak, end, level));
             if index == BODY {
                 noise_floor_dbfs = decibels(median);
@@ -220,8 +225,7 @@ impl Transient {
 
         let onset = onset_of(&self.tracks[BODY], from, peak);
         for track in &self.tracks[SHAPE..] {
-            let (median, _) = quantiles(&track[from..end], order);
-            let before = Before::of(track, from, onset, median);
+            let before = Before::of(track, from, onset, || quantiles(&track[from..end], order).0);
             let mut last = 0.0;
             for (start, stop) in TAIL {
                 let part = &track[(onset + start).min(end)..(onset + stop).min(end)];
@@ -237,7 +241,7 @@ impl Transient {
 
         let body = &self.tracks[BODY];
         let peak_frame = self.frames - (len - peak) as u64;
-        add(self.flatness[(peak_frame % PATCH_FRAMES as u64) as usize]);
+        add(flatness_db(&self.spectra[(peak_frame % PATCH_FRAMES as u64) as usize]));
         add(decibels(self.tracks[LOW][peak]) - decibels(self.tracks[HIGH][peak]));
         add(rivals(&body[from..end], peak - from));
         add((end - 1 - peak) as f32 * FRAME_S);
@@ -283,11 +287,11 @@ struct Before {
 impl Before {
     /// Where the stream (or the context) begins so late that fewer than three frames are left,
     /// the context's median stands for them.
-    fn of(track: &[f32], from: usize, at: usize, median: f32) -> Self {
+    fn of(track: &[f32], from: usize, at: usize, median: impl FnOnce() -> f32) -> Self {
         let end = at.saturating_sub(GUARD_FRAMES).max(from);
         let part = &track[end.saturating_sub(BEFORE_FRAMES).max(from)..end];
         if part.len() < 3 {
-            return Self { mean_db: decibels(median), spread_db: 0.0 };
+            return Self { mean_db: decibels(median()), spread_db: 0.0 };
         }
         let count = part.len() as f32;
         let (mut sum, mut squares) = (0.0, 0.0);
@@ -345,8 +349,8 @@ fn rivals(context: &[f32], peak: usize) -> f32 {
 
 /// Spectral flatness in dB: geometric over arithmetic mean of the bins' powers.
 fn flatness_db(power: &[f32]) -> f32 {
-    // Products of eight bins stay within f32 after scaling by the mean, and spare logarithms.
-    let mean = power.iter().sum::<f32>() / power.len() as f32;
+    // Products of four bins over the mean stay within f32, and spare logarithms.
+    let mean = sum(power) / power.len() as f32;
     if mean <= f32::MIN_POSITIVE {
         return 0.0;
     }

@@ -192,7 +192,9 @@ impl Windower {
     fn window(&mut self) -> Window {
         let start = (self.frame_count - PATCH_FRAMES as u64) * FRAME_HOP as u64;
         let end = (start + PATCH_SAMPLES as u64).min(self.heard);
-        let real_frames = (end - start).div_ceil(FRAME_HOP as u64) as usize;
+        // A frame that the end cuts holds a step that nobody made.
+        let whole = (end - start).saturating_sub(FRAME_SAMPLES as u64) / FRAME_HOP as u64;
+        let real_frames = 1 + whole as usize;
         let measure = self.transient.measure(real_frames);
         let peak = (measure.peak_frame * FRAME_HOP as u64 + STRESS_SAMPLES).min(end - 1);
         let mut log_mel = Box::new([0.0; PATCH_LEN]);

@@ -391,3 +391,14 @@ fn fault(error: DecoderError, at_s: f64) -> AudioError {
     };
     AudioError::Damaged { at_s, reason }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_of_the_decoder_is_damage_of_the_file() {
+        let result: Result<(), AudioError> = contained(|| panic!("an overflow"), 1.5);
+        assert!(matches!(result, Err(AudioError::Damaged { at_s: 1.5, .. })));
+    }
+}

@@ -56,18 +56,35 @@ impl Resampler {
 
     /// Appends what is ready to `out`. `interleaved` may end within a frame.
     pub fn push(&mut self, interleaved: &[f32], out: &mut Vec<f32>) {
-        let scale = 1.0 / self.channels as f32;
-        for &sample in interleaved {
-            self.sum += sane(sample);
+        let before = out.len();
+        let mut rest = interleaved;
+        // First what is left of a frame that the last push began.
+        while let ([sample, later @ ..], 1..) = (rest, self.summed) {
+            rest = later;
+            self.sum += sane(*sample);
             self.summed += 1;
             if self.summed == self.channels {
-                let frame = if self.channels == 1 { self.sum } else { self.sum * scale };
-                self.sum = 0.0;
-                self.summed = 0;
+                let frame = self.sum / self.channels as f32;
                 self.frames_in += 1;
-                self.frame(frame, out);
+                self.summed = 0;
+                match &mut self.transform {
+                    None => out.push(frame),
+                    Some(transform) => transform.push(&[frame], 1, out),
+                }
             }
         }
+        let frames = rest.len() / self.channels;
+        let (frames_of_it, begun) = rest.split_at(frames * self.channels);
+        match &mut self.transform {
+            None => out.extend(frames_of_it.chunks_exact(self.channels).map(mean)),
+            Some(transform) => transform.push(frames_of_it, self.channels, out),
+        }
+        self.frames_in += frames as u64;
+        if !begun.is_empty() {
+            self.sum = begun.iter().map(|&sample| sane(sample)).fold(0.0, |sum, s| sum + s);
+            self.summed = begun.len();
+        }
+        self.frames_out += (out.len() - before) as u64;
     }
 
     /// Appends the tail, so that `ceil(frames * 16,000 / rate)` frames came out in all; an
@@ -75,30 +92,25 @@ impl Resampler {
     pub fn finish(&mut self, out: &mut Vec<f32>) {
         let total = u128::from(self.frames_in) * u128::from(SAMPLE_RATE_HZ);
         let total = total.div_ceil(u128::from(self.rate_hz)) as u64;
-        let before = out.len();
-        let wanted = (total - self.frames_out.min(total)) as usize;
-        // The transform holds two blocks at most; zeros push them out.
-        while out.len() - before < wanted {
-            self.frame(0.0, out);
-        }
-        out.truncate(before + wanted);
+        let wanted = out.len() + (total - self.frames_out.min(total)) as usize;
         if let Some(transform) = &mut self.transform {
+            // It holds two blocks at most; zeros push them out.
+            while out.len() < wanted {
+                transform.block_in[transform.filled..].fill(0.0);
+                transform.turn(out);
+            }
+            out.truncate(wanted);
             transform.reset();
         }
-        self.sum = 0.0;
         self.summed = 0;
         self.frames_in = 0;
         self.frames_out = 0;
     }
+}
 
-    fn frame(&mut self, frame: f32, out: &mut Vec<f32>) {
-        let before = out.len();
-        match &mut self.transform {
-            Some(transform) => transform.push(frame, out),
-            None => out.push(frame),
-        }
-        self.frames_out += (out.len() - before) as u64;
-    }
+/// Mean of one frame's channels.
+fn mean(frame: &[f32]) -> f32 {
+    frame.iter().map(|&sample| sane(sample)).fold(0.0, |sum, s| sum + s) / frame.len() as f32
 }
 
 impl Transform {
@@ -129,12 +141,25 @@ impl Transform {
         })
     }
 
-    fn push(&mut self, frame: f32, out: &mut Vec<f32>) {
-        self.block_in[self.filled] = frame;
-        self.filled += 1;
-        if self.filled < self.block_in.len() {
-            return;
+    /// Takes whole frames.
+    fn push(&mut self, mut interleaved: &[f32], channels: usize, out: &mut Vec<f32>) {
+        while !interleaved.is_empty() {
+            let slots = &mut self.block_in[self.filled..];
+            let take = slots.len().min(interleaved.len() / channels);
+            let (now, later) = interleaved.split_at(take * channels);
+            for (slot, frame) in slots.iter_mut().zip(now.chunks_exact(channels)) {
+                *slot = mean(frame);
+            }
+            interleaved = later;
+            self.filled += take;
+            if self.filled == self.block_in.len() {
+                self.turn(out);
+            }
         }
+    }
+
+    /// Transforms the block.
+    fn turn(&mut self, out: &mut Vec<f32>) {
         self.filled = 0;
         let (len_in, len_out) = (self.block_in.len(), self.block_out.len());
         let written = match (

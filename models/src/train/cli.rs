@@ -57,6 +57,9 @@ pub struct TrainArguments {
     /// Feature streams, in order.
     #[arg(long, value_delimiter = ',', default_value = "yamnet.l14,transient")]
     streams: Vec<String>,
+    /// Judge without these streams, as if they said nothing; for comparisons.
+    #[arg(long, value_delimiter = ',', value_name = "STREAM", conflicts_with = "out")]
+    without: Vec<String>,
     /// Training recipe (JSON); what it leaves out keeps its default.
     #[arg(long, value_name = "FILE")]
     recipe: Option<PathBuf>,
@@ -153,6 +156,15 @@ pub fn train(arguments: &TrainArguments) -> anyhow::Result<ExitCode> {
         Table::build(&library, &labels, items, &extraction, arguments.seed, &|done, all| {
             progress.tell(done, all);
         })?;
+    table.weigh(&library, &labels, &recipe);
+    for name in &arguments.without {
+        let before = arguments.streams.iter().take_while(|stream| *stream != name);
+        let start: usize = before.filter_map(|stream| stream_len(stream)).sum();
+        let len = stream_len(name)
+            .filter(|_| arguments.streams.contains(name))
+            .with_context(|| format!("--without {name}: not among --streams"))?;
+        table.leave_out(start..start + len);
+    }
     eprintln!(
         "{} clips, {} sounds, {} windows ({} examples) of {} features",
         library.clips().len(),
@@ -406,6 +418,20 @@ fn print_evaluation(evaluation: &Evaluation) -> std::io::Result<()> {
             write!(out, "  {source} {}", cells.join("/"))?;
         }
         writeln!(out)?;
+    }
+    let mut sources: BTreeMap<&str, Vec<Vec<f64>>> = BTreeMap::new();
+    for (source, recall) in evaluation.seeds.iter().flat_map(|line| &line.recall) {
+        sources.entry(source).or_default().push(recall.clone());
+    }
+    for (source, recalls) in sources {
+        let medians: Vec<String> = (0..recalls[0].len())
+            .map(|rate| {
+                let mut values: Vec<f64> = recalls.iter().map(|recall| recall[rate]).collect();
+                values.sort_by(f64::total_cmp);
+                format!("{:.3}", values[values.len() / 2])
+            })
+            .collect();
+        writeln!(out, "median of seeds: {source} {}", medians.join("/"))?;
     }
     Ok(())
 }

@@ -9,7 +9,7 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
-use super::net::{Batch, Net, softmax};
+use super::net::{Batch, Hard, Net, softmax};
 use super::optimiser::{AdamW, learning_rate};
 use crate::eval;
 
@@ -40,6 +40,11 @@ pub struct Recipe {
     /// How much more an example of a class that does not alert weighs while it scores as an alert:
     /// its weight is `1 + hard_negative * score`.
     pub hard_negative: f32,
+    /// How far rare classes are lifted: a class weighs by its share to the power of `1 - balance`.
+    pub balance: f32,
+    /// How far clips of small recording groups are lifted against those of large ones: a clip
+    /// weighs by the size of its group to the power of `-group_balance`.
+    pub group_balance: f32,
     /// Stops after this many epochs without a better validation, and keeps the best epoch; `None`
     /// runs all epochs.
     pub patience: Option<usize>,
@@ -57,6 +62,8 @@ impl Default for Recipe {
             input_noise: 0.1,
             label_smoothing: 0.02,
             hard_negative: 4.0,
+            balance: 0.5,
+            group_balance: 0.0,
             patience: None,
         }
     }
@@ -83,6 +90,11 @@ impl Recipe {
         }
         share("dropout", self.dropout)?;
         share("label_smoothing", self.label_smoothing)?;
+        for (name, value) in [("balance", self.balance), ("group_balance", self.group_balance)] {
+            if !(0.0..=1.0).contains(&value) {
+                return Err(format!("{name} must be from 0 to 1"));
+            }
+        }
         for (name, value) in [
             ("weight_decay", self.weight_decay),
             ("input_noise", self.input_noise),
@@ -204,22 +216,13 @@ pub fn fit(
         for chunk in rows.chunks(recipe.batch) {
             let input = perturbed(&fitted, examples.features, chunk, recipe, &mut rng);
             let target = targets(examples.class, chunk, classes, recipe.label_smoothing);
-            let mut weight: Vec<f32> =
+            let weight: Vec<f32> =
                 chunk.iter().map(|&row| examples.weight[row] / mean_weight as f32).collect();
-            if recipe.hard_negative > 0.0 {
-                let mut score = fitted.net.logits(input.view());
-                softmax(&mut score);
-                for ((weight, &row), score) in
-                    weight.iter_mut().zip(chunk).zip(score.column(alerting))
-                {
-                    if examples.class[row] != alerting {
-                        *weight *= 1.0 + recipe.hard_negative * score;
-                    }
-                }
-            }
+            let hard = (recipe.hard_negative > 0.0)
+                .then_some(Hard { class: alerting, factor: recipe.hard_negative });
             let keep = (recipe.dropout > 0.0 && recipe.hidden > 0)
                 .then(|| dropout(chunk.len(), recipe, &mut rng));
-            let batch = Batch { input: input.view(), target: target.view(), weight: &weight };
+            let batch = Batch { input: input.view(), target: target.view(), weight: &weight, hard };
             let (batch_loss, mut gradient) = fitted.net.gradient(&batch, keep.as_ref());
             loss += batch_loss * chunk.len() as f64;
             let rate = learning_rate(recipe.learning_rate, step, batches * recipe.epochs);

@@ -53,6 +53,17 @@ pub struct Batch<'a> {
     pub target: ArrayView2<'a, f32>,
     /// Weight of each row in the mean loss.
     pub weight: &'a [f32],
+    /// Whether some rows weigh more while they are taken for another class.
+    pub hard: Option<Hard>,
+}
+
+/// Weighs a row by `1 + factor * score` while it scores for a class that it is not of.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Hard {
+    /// The class that it should not score for.
+    pub class: usize,
+    /// How much more a row weighs that scores 1.
+    pub factor: f32,
 }
 
 impl Net {
@@ -106,7 +117,8 @@ impl Net {
     /// 0 or 1/share kept) drops hidden units; `None` drops nothing.
     ///
     /// The mean is over rows, not over their weights: weights are expected to average 1, so that
-    /// the step size does not hang on which rows a batch drew.
+    /// the step size does not hang on which rows a batch drew. The extra weight of hard rows is
+    /// taken as given: no gradient flows through it.
     pub fn gradient(&self, batch: &Batch<'_>, keep: Option<&Array2<f32>>) -> (f64, Self) {
         let mut activity = self.hidden.as_ref().map(|hidden| {
             let mut activity = hidden.apply(batch.input);
@@ -124,6 +136,12 @@ impl Net {
         for ((mut row, target), &weight) in
             delta.outer_iter_mut().zip(batch.target.outer_iter()).zip(batch.weight)
         {
+            let weight = match batch.hard {
+                Some(hard) if target[hard.class] < 0.5 => {
+                    weight * (1.0 + hard.factor * row[hard.class])
+                }
+                _ => weight,
+            };
             Zip::from(&mut row).and(&target).for_each(|probability, &wanted| {
                 if wanted > 0.0 {
                     loss -= f64::from(weight * wanted) * f64::from(probability.max(1e-12)).ln();
@@ -235,7 +253,8 @@ mod tests {
             [1.0, 0.0, 0.0]
         ];
         let weight = [1.0, 2.0, 0.5, 0.0, 1.5];
-        let batch = Batch { input: input.view(), target: target.view(), weight: &weight };
+        let batch =
+            Batch { input: input.view(), target: target.view(), weight: &weight, hard: None };
         let mut net = Net::new(4, hidden, 3, rng);
         let (_, mut slope) = net.gradient(&batch, keep.as_ref());
         let slopes: Vec<Vec<f32>> =
@@ -271,6 +290,23 @@ mod tests {
             },
         );
         check_gradient(6, Some(keep));
+    }
+
+    #[test]
+    fn hard_rows_weigh_as_if_their_weights_had_been_larger() {
+        let rng = &mut rng(3);
+        let input = batch_of(rng, 2, 4);
+        let target = array![[0.0, 1.0, 0.0], [1.0, 0.0, 0.0]];
+        let net = Net::new(4, 6, 3, rng);
+        let mut score = net.logits(input.view());
+        softmax(&mut score);
+        let slope = |weight: &[f32], hard| {
+            let batch = Batch { input: input.view(), target: target.view(), weight, hard };
+            net.gradient(&batch, None).1.output.weight
+        };
+        let hard = slope(&[1.0, 1.0], Some(Hard { class: 0, factor: 3.0 }));
+        let weighted = slope(&[1.0 + 3.0 * score[[0, 0]], 1.0], None);
+        assert!((hard - weighted).iter().all(|difference| difference.abs() < 1e-6));
     }
 
     #[test]

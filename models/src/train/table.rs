@@ -3,12 +3,14 @@
 //! All windows of all items as rows, each with its fold, class and weight. Rows that are examples
 //! of nothing (the surroundings of a shot) weigh nothing and serve evaluation only.
 
+use std::collections::HashMap;
+
 use ndarray::Array2;
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
 use super::extraction::{Extracted, Extraction, ExtractionError, widen};
-use super::fit::Examples;
+use super::fit::{Examples, Recipe};
 use super::labels::LabelMap;
 use super::material::{Form, Item, Library, MaterialError, RENDER_VERSION};
 
@@ -37,7 +39,7 @@ pub struct Table {
     pub rows: Vec<Row>,
     /// Class of each row, as the fits read it.
     pub class: Vec<usize>,
-    /// Weight of each row; 0 for what is no example.
+    /// Weight of each row; 0 for what is no example, and for all until [`Table::weigh`].
     pub weight: Vec<f32>,
     /// The items that gave at least one row.
     pub items: Vec<Item>,
@@ -128,7 +130,7 @@ impl Table {
             table.features = features;
         }
         table.class = table.rows.iter().map(|row| row.class).collect();
-        table.weigh(labels);
+        table.weight = vec![0.0; table.rows.len()];
         Ok(table)
     }
 
@@ -154,22 +156,41 @@ impl Table {
         ranges
     }
 
-    /// A class counts by the square root of its share: rare classes are heard, and thirty hours of
-    /// wind are not forgotten for them. Examples within a class count alike.
-    fn weigh(&mut self, labels: &LabelMap) {
-        let mut counts = vec![0usize; labels.classes.len()];
+    /// Weighs the examples: rare classes and small recording groups are lifted as far as the
+    /// recipe says, so that rare sounds are heard and hours of wind are not forgotten for them.
+    pub fn weigh(&mut self, library: &Library, labels: &LabelMap, recipe: &Recipe) {
+        let group = |row: &Row| {
+            self.items[row.item].clip.map_or("", |clip| library.clips()[clip].group.as_str())
+        };
+        let mut sizes: HashMap<(usize, &str), f32> = HashMap::new();
         for row in self.rows.iter().filter(|row| row.example) {
-            counts[row.class] += 1;
+            *sizes.entry((row.class, group(row))).or_default() += 1.0;
         }
-        let total: usize = counts.iter().sum();
-        self.weight = self
+        let mut weight: Vec<f32> = self
             .rows
             .iter()
             .map(|row| match row.example {
-                true => (total as f32 / counts[row.class] as f32).sqrt(),
+                true => sizes[&(row.class, group(row))].powf(-recipe.group_balance),
                 false => 0.0,
             })
             .collect();
+        let mut totals = vec![0.0f32; labels.classes.len()];
+        let mut counts = vec![0.0f32; labels.classes.len()];
+        for (row, weight) in self.rows.iter().zip(&weight).filter(|(row, _)| row.example) {
+            totals[row.class] += weight;
+            counts[row.class] += 1.0;
+        }
+        for (row, weight) in self.rows.iter().zip(&mut weight) {
+            if row.example {
+                *weight *= counts[row.class].powf(1.0 - recipe.balance) / totals[row.class];
+            }
+        }
+        self.weight = weight;
+    }
+
+    /// Sets columns to zero: the fits then learn nothing from them.
+    pub fn leave_out(&mut self, columns: std::ops::Range<usize>) {
+        self.features.slice_mut(ndarray::s![.., columns]).fill(0.0);
     }
 }
 

@@ -42,7 +42,7 @@ impl Exit {
 
     /// Numbers per window.
     #[must_use]
-    pub fn len(self) -> usize {
+    pub fn width(self) -> usize {
         match self {
             Self::L12 | Self::L14 => 2 * INNER_CHANNELS,
             Self::Embedding => EMBEDDING_LEN,
@@ -220,14 +220,14 @@ impl Backbone {
     ) -> Result<(), BackboneRunError> {
         let outputs = plan.run(data).map_err(|error| BackboneRunError(error.to_string()))?;
         let whole =
-            self.exits.iter().zip(&outputs).all(|(exit, out)| out.len() == batch * exit.len());
+            self.exits.iter().zip(&outputs).all(|(exit, out)| out.len() == batch * exit.width());
         if !whole || outputs.len() != self.exits.len() {
             return Err(BackboneRunError("an output has an unexpected length".to_owned()));
         }
         for i in 0..batch {
-            let mut numbers = Vec::with_capacity(self.exits.iter().map(|exit| exit.len()).sum());
+            let mut numbers = Vec::with_capacity(self.exits.iter().map(|exit| exit.width()).sum());
             for (exit, output) in self.exits.iter().zip(&outputs) {
-                numbers.extend_from_slice(&output[i * exit.len()..(i + 1) * exit.len()]);
+                numbers.extend_from_slice(&output[i * exit.width()..(i + 1) * exit.width()]);
             }
             results.push(numbers);
         }

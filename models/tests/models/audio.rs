@@ -471,7 +471,8 @@ fn peak_rss_kib() -> u64 {
 
 #[test]
 fn mutated_files_cost_no_panic_no_time_and_no_memory() {
-    const INPUTS: usize = 24_000;
+    // More by hand or by night: the same seed goes on.
+    let inputs = std::env::var("ECOSIGHT_MUTATIONS").map_or(24_000, |n| n.parse().unwrap());
     let seeds = seeds();
     let limits = DecodeLimits { max_bytes: 1 << 20, max_seconds: 2.0 };
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
@@ -484,7 +485,7 @@ fn mutated_files_cost_no_panic_no_time_and_no_memory() {
     let before_kib = peak_rss_kib();
     let mut slowest = Duration::ZERO;
     let (mut whole, mut refused) = (0, 0);
-    for i in 0..INPUTS {
+    for i in 0..inputs {
         let mut bytes = seeds[i % seeds.len()].clone();
         for _ in 0..=next(6) {
             // Headers are where the harm is: half of all changes hit the first 128 bytes.
@@ -531,9 +532,32 @@ fn mutated_files_cost_no_panic_no_time_and_no_memory() {
     }
     let grown = (peak_rss_kib() - before_kib) / 1024;
     eprintln!("{whole} decoded, {refused} refused, slowest {slowest:?}, {grown} MiB more");
-    assert!(whole > INPUTS / 20 && refused > INPUTS / 4, "{whole} decoded, {refused} refused");
+    assert!(whole > inputs / 20 && refused > inputs / 4, "{whole} decoded, {refused} refused");
     assert!(slowest < Duration::from_secs(5), "one input took {slowest:?}");
     assert!(grown < 128, "{grown} MiB more");
+}
+
+#[test]
+#[ignore = "reads 4 h of real recordings; run it after a change of the decoder"]
+fn every_real_recording_is_read_whole() {
+    let Some(manifest) = crate::golden::shared("audio/manifest.csv") else { return };
+    let mut seconds = 0.0;
+    for line in std::fs::read_to_string(&manifest).unwrap().lines().skip(1) {
+        let fields: Vec<&str> = line.split(',').collect();
+        let path = manifest.with_file_name(fields[0]);
+        let mut reader = AudioReader::open(&path, &DecodeLimits::default()).unwrap();
+        let announced_s = reader.announced_s().expect("a length");
+        let mut samples = 0;
+        while let Some(block) = reader.next_block().unwrap_or_else(|e| panic!("{}: {e}", fields[0]))
+        {
+            samples += block.len();
+        }
+        let heard_s = samples as f64 / 16_000.0;
+        assert!((heard_s - announced_s).abs() < 1e-3, "{}: {heard_s} s", fields[0]);
+        seconds += heard_s;
+    }
+    eprintln!("{:.2} h", seconds / 3_600.0);
+    assert!(seconds > 3_600.0);
 }
 
 /// Output of one stream pushed in pieces.

@@ -17,9 +17,12 @@ use proptest::prelude::*;
 
 use crate::import::imported;
 
+/// Numbers of the stream `transient`.
+pub(crate) const T: usize = ecosight_models::transient::LEN;
+
 /// A linear head on `features` numbers for `classes`: the mean of the features, class by class
 /// shifted, so that scores can be worked out by hand.
-pub fn linear_head(features: usize, classes: usize) -> Vec<u8> {
+pub(crate) fn linear_head(features: usize, classes: usize) -> Vec<u8> {
     let mut graph = GraphWriter::new("head");
     graph.input("x", &[Dim::Batch, Dim::Fixed(features)]);
     let weight = vec![1.0 / features as f32; classes * features];
@@ -32,7 +35,7 @@ pub fn linear_head(features: usize, classes: usize) -> Vec<u8> {
 }
 
 /// The manifest of a bundle on `streams` that hears `thud` and `hiss`.
-pub fn manifest(streams: &[&str]) -> Manifest {
+pub(crate) fn manifest(streams: &[&str]) -> Manifest {
     let streams: Vec<StreamSpec> = streams
         .iter()
         .map(|name| StreamSpec { name: (*name).to_owned(), len: stream_len(name).unwrap() })
@@ -71,7 +74,7 @@ pub fn manifest(streams: &[&str]) -> Manifest {
 }
 
 /// Writes such a bundle to `dir`.
-pub fn write(dir: &Path, streams: &[&str]) -> Bundle {
+pub(crate) fn write(dir: &Path, streams: &[&str]) -> Bundle {
     let manifest = manifest(streams);
     let head = linear_head(manifest.feature_len(), manifest.classes.len());
     let files = BTreeMap::from([
@@ -107,7 +110,7 @@ fn a_folder_that_is_no_bundle_is_not_replaced() {
     let dir = tempfile::tempdir().unwrap();
     ecosight_models::durable::write_file(&dir.path().join("photo.jpg"), b"dear").unwrap();
     let manifest = manifest(&["transient"]);
-    let files = BTreeMap::from([(HEAD_FILE.to_owned(), linear_head(45, 2))]);
+    let files = BTreeMap::from([(HEAD_FILE.to_owned(), linear_head(T, 2))]);
     assert!(write_bundle(dir.path(), manifest, &files).is_err());
     assert!(dir.path().join("photo.jpg").exists());
 }
@@ -142,7 +145,8 @@ fn a_changed_file_is_refused_by_name() {
 /// Each law of the manifest, broken alone, is named by its field.
 #[test]
 fn a_broken_manifest_is_refused_by_field() {
-    let breakages: [(&str, fn(&mut Manifest)); 18] = [
+    type Breakage = (&'static str, fn(&mut Manifest));
+    let breakages: [Breakage; 18] = [
         ("schema", |m| m.schema = "ecosight.bundle/2".to_owned()),
         ("name", |m| m.name = "Ear One".to_owned()),
         ("version", |m| m.version = String::new()),
@@ -171,7 +175,7 @@ fn a_broken_manifest_is_refused_by_field() {
         let mut broken = manifest(&["transient"]);
         break_it(&mut broken);
         let dir = tempfile::tempdir().unwrap();
-        let files = BTreeMap::from([(HEAD_FILE.to_owned(), linear_head(45, 2))]);
+        let files = BTreeMap::from([(HEAD_FILE.to_owned(), linear_head(T, 2))]);
         let error = write_bundle(&dir.path().join("ear"), broken, &files).unwrap_err();
         assert!(error.to_string().contains(&format!("field `{field}`")), "{field}: {error}");
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "{field}: was written");
@@ -183,7 +187,7 @@ fn file_names_stay_inside_the_bundle() {
     for name in ["../head.onnx", "/etc/passwd", ".hidden", "a/b", "", "manifest.json"] {
         let dir = tempfile::tempdir().unwrap();
         let files = BTreeMap::from([
-            (HEAD_FILE.to_owned(), linear_head(45, 2)),
+            (HEAD_FILE.to_owned(), linear_head(T, 2)),
             (name.to_owned(), b"x".to_vec()),
         ]);
         let error = write_bundle(&dir.path().join("ear"), manifest(&["transient"]), &files);
@@ -264,7 +268,7 @@ fn golden_sounds_prove_the_bundle() {
             scores: classifier.golden_scores(sound, 11).unwrap(),
         })
         .collect();
-    let files = BTreeMap::from([(HEAD_FILE.to_owned(), linear_head(45, 2))]);
+    let files = BTreeMap::from([(HEAD_FILE.to_owned(), linear_head(T, 2))]);
     write_bundle(&path, proved.clone(), &files).unwrap();
     let classifier = Classifier::load(Some(&path), None).unwrap();
     assert!(classifier.golden_deviation().unwrap().unwrap() < 1e-6);
@@ -280,21 +284,21 @@ fn golden_sounds_prove_the_bundle() {
 fn a_hostile_or_unfit_head_is_refused() {
     let build = |fill: &dyn Fn(&mut GraphWriter)| {
         let mut graph = GraphWriter::new("head");
-        graph.input("x", &[Dim::Batch, Dim::Fixed(45)]);
+        graph.input("x", &[Dim::Batch, Dim::Fixed(T)]);
         fill(&mut graph);
         graph.encode()
     };
-    let weight = vec![0.5; 90];
+    let weight = vec![0.5; 2 * T];
     let gemm = |graph: &mut GraphWriter| {
-        graph.constant("w", &[2, 45], &weight);
+        graph.constant("w", &[2, T], &weight);
         graph.node("Gemm", &["x", "w"], "y", &[Attribute::Int("transB", 1)]);
     };
     let out = [Dim::Batch, Dim::Fixed(2)];
     let heads: [(&str, Vec<u8>, &str); 9] = [
         ("empty", Vec::new(), "no ONNX"),
         ("text", b"hello, I am a head".to_vec(), ""),
-        ("other size", linear_head(44, 2), ""),
-        ("other classes", linear_head(45, 3), "expected 2 classes"),
+        ("other size", linear_head(T - 1, 2), ""),
+        ("other classes", linear_head(T, 3), "expected 2 classes"),
         (
             "claims a huge constant",
             build(&|g| {
@@ -365,7 +369,7 @@ proptest! {
     ) {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("ear");
-        let mut head = linear_head(45, 2);
+        let mut head = linear_head(T, 2);
         if in_head {
             // The hash is made after the change, as an attacker would.
             for (at, byte) in changes {

@@ -200,6 +200,18 @@ fn a_thud_is_found_where_it_is_and_measured_as_it_is() {
     }
 }
 
+/// Where a recording ends, padding makes a step of what it had of an offset.
+#[test]
+fn the_end_of_the_stream_is_no_transient() {
+    for len in [15_000_usize, 15_700, 20_000, 23_279, 50_001] {
+        let sound: Vec<f32> = noise(8, 0.001, len).iter().map(|s| s + 0.1).collect();
+        for window in whole(&sound) {
+            let thud = number(&window, "100_400.over_median");
+            assert!(thud < 15.0, "{len}: {thud} dB at {}", window.peak_sample);
+        }
+    }
+}
+
 #[test]
 fn rivals_are_counted_within_the_context_only() {
     let mut sound = noise(7, 0.001, 240_000);

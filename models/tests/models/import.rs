@@ -14,7 +14,7 @@ use crate::golden::{self, shared};
 use crate::tflite_writer::{self, Storage};
 
 /// The program as users run it, with no data folder but `home`.
-pub fn ecosight_models(home: &Path, arguments: &[&str]) -> Output {
+pub(crate) fn ecosight_models(home: &Path, arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_ecosight-models"))
         .args(arguments)
         .env_remove("ECOSIGHT_YAMNET")
@@ -25,12 +25,12 @@ pub fn ecosight_models(home: &Path, arguments: &[&str]) -> Output {
         .unwrap()
 }
 
-pub fn stderr(output: &Output) -> String {
+pub(crate) fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
 /// The published int8 file and its network, read once.
-pub fn yamnet() -> Option<&'static (Vec<u8>, Network)> {
+pub(crate) fn yamnet() -> Option<&'static (Vec<u8>, Network)> {
     static READ: OnceLock<Option<(Vec<u8>, Network)>> = OnceLock::new();
     let read = || {
         let file = std::fs::read(shared("yamnet/yamnet.tflite")?).unwrap();
@@ -41,7 +41,7 @@ pub fn yamnet() -> Option<&'static (Vec<u8>, Network)> {
 }
 
 /// Our ONNX of it in a file, for everything that takes a path.
-pub fn imported() -> Option<&'static Path> {
+pub(crate) fn imported() -> Option<&'static Path> {
     static WRITTEN: OnceLock<Option<(tempfile::TempDir, PathBuf)>> = OnceLock::new();
     let write = || {
         let (_, network) = yamnet()?;
@@ -54,7 +54,7 @@ pub fn imported() -> Option<&'static Path> {
 }
 
 /// A network of the right shape with weights of a small generator: not YAMNet.
-pub fn stranger() -> Network {
+pub(crate) fn stranger() -> Network {
     let mut state = 1_u32;
     let mut numbers = |count: usize, scale: f32| -> Vec<f32> {
         (0..count)
@@ -159,8 +159,8 @@ fn inner_exits_do_not_depend_on_what_else_is_wanted() {
     assert_eq!(whole.len(), 1024 + 1024 + 1024 + 521);
     let mut start = 0;
     for exit in Exit::ALL {
-        let part = &whole[start..start + exit.len()];
-        start += exit.len();
+        let part = &whole[start..start + exit.width()];
+        start += exit.width();
         let alone = Backbone::load(Some(&path), &[exit], false).unwrap();
         let given = &alone.run(&[&patch]).unwrap()[0];
         let scale = part.iter().fold(1e-6_f32, |a, x| a.max(x.abs()));

@@ -1,5 +1,7 @@
 //! Behaviour and laws of `ecosight-models`, through its public face.
 #![allow(missing_docs, reason = "tests")]
+#![allow(clippy::disallowed_methods, reason = "tests write their own files")]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test stops where it is wrong")]
 mod audio;
 mod bundle;
 mod classify;
@@ -8,6 +10,7 @@ mod distant_shots;
 mod front_end;
 mod golden;
 mod import;
+mod scene;
 mod tflite_writer;
 #[cfg(feature = "train")]
 mod training;

@@ -6,7 +6,7 @@ use ecosight_models::yamnet::{CLASSES, EMBEDDING_LEN, Network};
 
 /// How weights are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Storage {
+pub(crate) enum Storage {
     F32,
     /// float16 constants, each unpacked by a DEQUANTIZE operator.
     F16,
@@ -119,7 +119,7 @@ fn quantised(values: &[f32], scale: impl Fn(usize) -> f32) -> Vec<u8> {
 }
 
 /// The whole file.
-pub fn write(network: &Network, storage: Storage) -> Vec<u8> {
+pub(crate) fn write(network: &Network, storage: Storage) -> Vec<u8> {
     let mut graph = Graph::default();
     let unfused = storage == Storage::Unfused;
     // Biases stay float32 in dynamic-range files, as published.
@@ -205,7 +205,7 @@ fn conv_options(depthwise: bool, stride: usize, activation: i8) -> Vec<(usize, V
 }
 
 /// How many bytes at the beginning are structure: constants are written last.
-pub fn structure_len(file: &[u8]) -> usize {
+pub(crate) fn structure_len(file: &[u8]) -> usize {
     u32::from_le_bytes(file[8..12].try_into().unwrap()) as usize
 }
 
@@ -241,7 +241,7 @@ impl Writer {
             let at = self.bytes.len();
             match field {
                 Field::Byte(value) => {
-                    self.bytes.extend_from_slice(&[value.cast_unsigned(), 0, 0, 0])
+                    self.bytes.extend_from_slice(&[value.cast_unsigned(), 0, 0, 0]);
                 }
                 Field::Int(value) => self.bytes.extend_from_slice(&value.to_le_bytes()),
                 Field::Offset => self.bytes.extend_from_slice(&[0; 4]),
