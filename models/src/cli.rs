@@ -10,7 +10,10 @@ use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
+use ecosight_models::SAMPLE_RATE_HZ;
+use ecosight_models::scene::{self, cli::SceneArgs};
 
 /// EcoSight's models: judge sound files, look into bundles, import YAMNet.
 #[derive(Debug, Parser)]
@@ -28,6 +31,14 @@ enum Command {
     Inspect(inspect::Arguments),
     /// Turn Google's published YAMNet (a TFLite file) into the file that EcoSight runs.
     ImportYamnet(import_yamnet::Arguments),
+    /// Write a synthetic forest with gunshots as a WAV file, and what is in it.
+    Scene(SceneArgs),
+    /// Train a head on labelled recordings and write it as a bundle.
+    #[cfg(feature = "train")]
+    Train(ecosight_models::train::cli::TrainArguments),
+    /// Judge a bundle on labelled recordings that it was not trained on.
+    #[cfg(feature = "train")]
+    Evaluate(ecosight_models::train::cli::EvaluateArguments),
 }
 
 /// Which model.
@@ -47,6 +58,11 @@ pub(crate) fn run() -> ExitCode {
         Command::Classify(arguments) => classify::run(&arguments),
         Command::Inspect(arguments) => inspect::run(&arguments),
         Command::ImportYamnet(arguments) => import_yamnet::run(&arguments),
+        Command::Scene(arguments) => write_scene(&arguments),
+        #[cfg(feature = "train")]
+        Command::Train(arguments) => ecosight_models::train::cli::train(&arguments),
+        #[cfg(feature = "train")]
+        Command::Evaluate(arguments) => ecosight_models::train::cli::evaluate(&arguments),
     };
     match result {
         Ok(code) => code,
@@ -55,6 +71,25 @@ pub(crate) fn run() -> ExitCode {
         Err(error) => {
             eprintln!("error: {error:#}");
             ExitCode::FAILURE
+        }
+    }
+}
+
+fn write_scene(arguments: &SceneArgs) -> Result<ExitCode> {
+    match scene::cli::run(arguments) {
+        Ok(scene) => {
+            let seconds = scene.samples / u64::from(SAMPLE_RATE_HZ);
+            eprintln!(
+                "{}: {seconds} s, {} gunshots, {} sounds listed",
+                arguments.out.display(),
+                scene.shots,
+                scene.events
+            );
+            Ok(ExitCode::SUCCESS)
+        }
+        Err(error) => {
+            eprintln!("error: {error}");
+            Ok(ExitCode::from(error.exit_code()))
         }
     }
 }
