@@ -1,1 +1,28 @@
-//! To be written.
+//! The server: takes in what stations send, keeps it, tells rangers, answers people and programs.
+//!
+//! ```text
+//! station ─MQTT→ broker → link → ingest → store → alerts ─MQTT→ rangers
+//!    └────HTTP→ clips                       └──→ live, http → page, programs
+//! ```
+
+pub mod alerts;
+pub mod backoff;
+#[cfg(feature = "embedded-broker")]
+pub mod broker;
+pub mod cli;
+pub mod clips;
+pub mod clock;
+pub mod config;
+pub mod doctor;
+pub mod documents;
+pub mod http;
+pub mod inference;
+pub mod ingest;
+pub mod lifecycle;
+pub mod link;
+pub mod live;
+pub mod log;
+pub mod server;
+pub mod store;
+pub mod upkeep;
+pub mod watch;

@@ -1,0 +1,66 @@
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.ONESHELL:
+.PHONY: help demo test lint deps-check rust-tests page page-tests demo-test bench fmt clean
+
+CARGO_TARGET_DIR ?= $(CURDIR)/target
+export CARGO_TARGET_DIR
+# One feature set everywhere: a second one would build tract a second time. Targets count too: the
+# features of dev-dependencies join in only where tests are built.
+ALL := --workspace --all-features --all-targets
+SETUP := source deploy/setup.sh;
+
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 16
+
+demo: ## Build, start a server and three stations, show alerts (AUDIO=dir, MIC=1)
+	@exec deploy/demo/run
+
+test: ## Everything that CI checks
+	@$(SETUP) need_test_tools
+	$(MAKE) --no-print-directory lint deps-check page rust-tests page-tests demo-test
+
+lint: ## Formatting and lints
+	@$(SETUP) need_rust
+	cargo fmt --all --check
+	cargo clippy $(ALL) -- -D warnings
+	cargo check -p ecosight-shared --no-default-features
+
+deps-check: ## Licences, bans and sources of dependencies; known vulnerabilities
+	@$(SETUP) cargo deny --all-features check bans licenses sources
+	advisories=$${ECOSIGHT_SHARED:-../shared}/advisory-db
+	if [ -d "$$advisories" ]; then
+	    cargo audit --db "$$advisories" --no-fetch --stale --deny warnings
+	elif [ "$${CI:-}" = true ]; then
+	    echo "error: no advisory database at $$advisories" >&2; exit 1
+	else
+	    cargo audit --deny warnings || echo "skipped: known vulnerabilities (no advisory database offline)" >&2
+	fi
+
+rust-tests: ## Unit, property, golden, database, broker and path tests
+	@$(SETUP) cargo build $(ALL)
+	cargo nextest run $(ALL)
+
+page: ## Rebuild the page; fails if the committed build differs
+	@$(SETUP) need_node
+	cd cloud-api/dashboard
+	npm ci --no-audit --no-fund --loglevel=error
+	npm run --silent build
+	git diff --exit-code --stat -- dist || { echo "error: cloud-api/dashboard/dist is not what its sources give: commit the rebuilt page" >&2; exit 1; }
+
+page-tests: ## The page in Chromium
+	@$(SETUP) cd cloud-api/dashboard
+	[ -d node_modules ] || npm ci --no-audit --no-fund --loglevel=error
+	npm test --silent
+
+demo-test: ## The demo as a user runs it, checked in Chromium, then stopped
+	@exec deploy/demo/test
+
+bench: ## Measure; prints the tables of docs/benchmarks.md
+	@exec models/reference/bench
+
+fmt: ## Format everything
+	cargo fmt --all
+
+clean: ## Remove build output
+	cargo clean

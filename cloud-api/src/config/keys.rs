@@ -1,0 +1,355 @@
+//! The table of keys.
+
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use super::{BrokerChoice, Config};
+
+/// A value as it was written, from TOML or from a variable.
+pub(super) enum Written {
+    Text(String),
+    Number(i64),
+    Truth(bool),
+    List(Vec<String>),
+}
+
+type Set = fn(&mut Config, Written) -> Result<(), String>;
+
+/// One setting.
+pub(super) struct Key {
+    pub(super) section: &'static str,
+    pub(super) name: &'static str,
+    pub(super) doc: &'static str,
+    pub(super) set: Set,
+    /// The value as TOML; `None` if it is not set at all.
+    pub(super) get: fn(&Config) -> Option<String>,
+}
+
+/// Every setting, in the order of the default file.
+pub(super) const KEYS: &[Key] = &[
+    Key {
+        section: "http",
+        name: "listen",
+        doc: "Address of the API and the page.",
+        set: |c, v| address(v).map(|v| c.http.listen = v),
+        get: |c| Some(quoted(&c.http.listen.to_string())),
+    },
+    Key {
+        section: "http",
+        name: "max_connections",
+        doc: "Open connections at one time.",
+        set: |c, v| count(&v, 1, 100_000).map(|v| c.http.max_connections = v),
+        get: |c| Some(c.http.max_connections.to_string()),
+    },
+    Key {
+        section: "http",
+        name: "header_timeout",
+        doc: "A client that has not sent a whole request head by then is cut.",
+        set: |c, v| span(v).map(|v| c.http.header_timeout = v),
+        get: |c| Some(spelled(c.http.header_timeout)),
+    },
+    Key {
+        section: "http",
+        name: "idle_timeout",
+        doc: "A connection without a byte in either direction for this long is cut.",
+        set: |c, v| span(v).map(|v| c.http.idle_timeout = v),
+        get: |c| Some(spelled(c.http.idle_timeout)),
+    },
+    Key {
+        section: "http",
+        name: "request_timeout",
+        doc: "Time for one request; uploads of clips may take longer.",
+        set: |c, v| span(v).map(|v| c.http.request_timeout = v),
+        get: |c| Some(spelled(c.http.request_timeout)),
+    },
+    Key {
+        section: "http",
+        name: "cors_origins",
+        doc: "Web origins that may call the API from a browser, as in [\"https://map.example\"].",
+        set: |c, v| origins(v).map(|v| c.http.cors_origins = v),
+        get: |c| Some(listed(&c.http.cors_origins)),
+    },
+    Key {
+        section: "database",
+        name: "url",
+        doc: "sqlite:PATH or postgres://USER@HOST/NAME; empty for ecosight.db in the data directory.",
+        set: |c, v| database(v).map(|v| c.database.url = v),
+        get: |c| Some(quoted(&c.database.url)),
+    },
+    Key {
+        section: "mqtt",
+        name: "broker",
+        doc: "\"embedded\", or mqtt://HOST:PORT of a broker that runs elsewhere.",
+        set: |c, v| text(v)?.parse().map(|v| c.mqtt.broker = v),
+        get: |c| Some(quoted(&c.mqtt.broker.to_string())),
+    },
+    Key {
+        section: "mqtt",
+        name: "listen",
+        doc: "Address of the embedded broker.",
+        set: |c, v| address(v).map(|v| c.mqtt.listen = v),
+        get: |c| Some(quoted(&c.mqtt.listen.to_string())),
+    },
+    Key {
+        section: "mqtt",
+        name: "client_id",
+        doc: "Name of the server's session; two servers on one broker need two names.",
+        set: |c, v| client_id(v).map(|v| c.mqtt.client_id = v),
+        get: |c| Some(quoted(&c.mqtt.client_id)),
+    },
+    Key {
+        section: "mqtt",
+        name: "username",
+        doc: "User name for an external broker; empty for none.",
+        set: |c, v| text(v).map(|v| c.mqtt.username = v),
+        get: |c| Some(quoted(&c.mqtt.username)),
+    },
+    Key {
+        section: "mqtt",
+        name: "password_file",
+        doc: "File that holds the password for it.",
+        set: |c, v| path(v).map(|v| c.mqtt.password_file = Some(v)),
+        get: |c| c.mqtt.password_file.as_ref().map(|p| quoted(&p.to_string_lossy())),
+    },
+    Key {
+        section: "storage",
+        name: "data_dir",
+        doc: "Directory of the SQLite file and the clips; empty for the usual place.",
+        set: |c, v| text(v).map(|v| c.storage.data_dir = v.into()),
+        get: |c| Some(quoted(&c.storage.data_dir.to_string_lossy())),
+    },
+    Key {
+        section: "storage",
+        name: "keep_telemetry",
+        doc: "Telemetry older than this is deleted.",
+        set: |c, v| span(v).map(|v| c.storage.keep_telemetry = v),
+        get: |c| Some(spelled(c.storage.keep_telemetry)),
+    },
+    Key {
+        section: "model",
+        name: "bundle",
+        doc: "Bundle directory; the built-in bundle if not set.",
+        set: |c, v| path(v).map(|v| c.model.bundle = Some(v)),
+        get: |c| c.model.bundle.as_ref().map(|p| quoted(&p.to_string_lossy())),
+    },
+    Key {
+        section: "model",
+        name: "yamnet",
+        doc: "The imported YAMNet file; the usual places if not set.",
+        set: |c, v| path(v).map(|v| c.model.yamnet = Some(v)),
+        get: |c| c.model.yamnet.as_ref().map(|p| quoted(&p.to_string_lossy())),
+    },
+    Key {
+        section: "model",
+        name: "threads",
+        doc: "Classifications that run at one time; 0 for one per core.",
+        set: |c, v| count(&v, 0, 1_024).map(|v| c.model.threads = v),
+        get: |c| Some(c.model.threads.to_string()),
+    },
+    Key {
+        section: "model",
+        name: "queue",
+        doc: "Classifications that may wait; more are answered 503.",
+        set: |c, v| count(&v, 0, 1_024).map(|v| c.model.queue = v),
+        get: |c| Some(c.model.queue.to_string()),
+    },
+    Key {
+        section: "log",
+        name: "filter",
+        doc: "What is logged, in the form of RUST_LOG, which has precedence.",
+        set: |c, v| text(v).map(|v| c.log.filter = v),
+        get: |c| Some(quoted(&c.log.filter)),
+    },
+    Key {
+        section: "log",
+        name: "json",
+        doc: "Whether each line is a JSON object.",
+        set: |c, v| truth(v).map(|v| c.log.json = v),
+        get: |c| Some(c.log.json.to_string()),
+    },
+];
+
+fn text(value: Written) -> Result<String, String> {
+    match value {
+        Written::Text(text) => Ok(text),
+        other => Err(format!("expected a text, found {}", other.kind())),
+    }
+}
+
+fn path(value: Written) -> Result<PathBuf, String> {
+    match text(value)? {
+        empty if empty.is_empty() => Err("expected a path, found an empty text".into()),
+        path => Ok(path.into()),
+    }
+}
+
+fn address(value: Written) -> Result<SocketAddr, String> {
+    let text = text(value)?;
+    text.parse()
+        .map_err(|_| format!("{text:?} is no address; write IP and port, as in \"127.0.0.1:8000\""))
+}
+
+fn count(value: &Written, min: usize, max: usize) -> Result<usize, String> {
+    let number = match value {
+        Written::Number(number) => usize::try_from(*number).ok(),
+        Written::Text(text) => text.parse().ok(),
+        _ => None,
+    };
+    number
+        .filter(|number| (min..=max).contains(number))
+        .ok_or_else(|| format!("expected a whole number from {min} to {max}"))
+}
+
+fn truth(value: Written) -> Result<bool, String> {
+    match value {
+        Written::Truth(truth) => Ok(truth),
+        Written::Text(text) => {
+            text.parse().map_err(|_| format!("expected true or false, found {text:?}"))
+        }
+        other => Err(format!("expected true or false, found {}", other.kind())),
+    }
+}
+
+/// A duration such as `500ms`, `30s`, `10m`, `12h`, `90d`.
+fn span(value: Written) -> Result<Duration, String> {
+    let text = text(value)?;
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let unit_ms = match unit.trim() {
+        "ms" => 1,
+        "s" => 1_000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        "d" => 86_400_000,
+        _ => 0,
+    };
+    match number.parse::<u64>().ok().and_then(|number| number.checked_mul(unit_ms)) {
+        Some(ms) if ms > 0 => Ok(Duration::from_millis(ms)),
+        _ => Err(format!("{text:?} is no duration; write it as in \"30s\", \"10m\" or \"90d\"")),
+    }
+}
+
+fn spelled(span: Duration) -> String {
+    let ms = span.as_millis();
+    let units = [(86_400_000, "d"), (3_600_000, "h"), (60_000, "m"), (1_000, "s")];
+    let unit = units.iter().find(|(unit_ms, _)| ms.is_multiple_of(*unit_ms) && ms >= *unit_ms);
+    match unit {
+        Some((unit_ms, name)) => quoted(&format!("{}{name}", ms / unit_ms)),
+        None => quoted(&format!("{ms}ms")),
+    }
+}
+
+fn origins(value: Written) -> Result<Vec<String>, String> {
+    let origins = match value {
+        Written::List(items) => items,
+        Written::Text(text) => text
+            .split(',')
+            .map(|item| item.trim().into())
+            .filter(|i: &String| !i.is_empty())
+            .collect(),
+        other => return Err(format!("expected a list of texts, found {}", other.kind())),
+    };
+    for origin in &origins {
+        let host = origin.strip_prefix("https://").or_else(|| origin.strip_prefix("http://"));
+        if !host.is_some_and(|host| !host.is_empty() && !host.contains(['/', '*', ' '])) {
+            return Err(format!("{origin:?} is no origin; write it as in \"https://map.example\""));
+        }
+    }
+    Ok(origins)
+}
+
+fn listed(items: &[String]) -> String {
+    let items: Vec<String> = items.iter().map(|item| quoted(item)).collect();
+    format!("[{}]", items.join(", "))
+}
+
+pub(super) fn database(value: Written) -> Result<String, String> {
+    let url = text(value)?;
+    let known = ["sqlite:", "postgres://", "postgresql://"];
+    if url.is_empty() || known.iter().any(|scheme| url.starts_with(scheme)) {
+        return Ok(url);
+    }
+    // The URL may hold a password, so it is not repeated here.
+    Err("a database URL begins with sqlite: or postgres://".into())
+}
+
+fn client_id(value: Written) -> Result<String, String> {
+    let id = text(value)?;
+    let allowed = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+    if (1..=64).contains(&id.len()) && id.chars().all(allowed) {
+        Ok(id)
+    } else {
+        Err(format!("{id:?} is no session name; write 1 to 64 of a-z, 0-9, '-' and '_'"))
+    }
+}
+
+/// `text` as a TOML basic string.
+fn quoted(text: &str) -> String {
+    let mut out = String::from("\"");
+    for c in text.chars() {
+        match c {
+            '"' => out.push_str("\\\""),
+            '\\' => out.push_str("\\\\"),
+            c if c.is_control() => {
+                let _ = write!(out, "\\u{:04X}", u32::from(c));
+            }
+            c => out.push(c),
+        }
+    }
+    out.push('"');
+    out
+}
+
+impl Written {
+    pub(super) fn kind(&self) -> &'static str {
+        match self {
+            Self::Text(_) => "a text",
+            Self::Number(_) => "a number",
+            Self::Truth(_) => "true or false",
+            Self::List(_) => "a list",
+        }
+    }
+}
+
+impl FromStr for BrokerChoice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "embedded" {
+            return Ok(Self::Embedded);
+        }
+        if text.starts_with("mqtts://") {
+            return Err("TLS to the broker is not in this version; bridge it on this host".into());
+        }
+        let hint = || {
+            format!(
+                "{text:?} is no broker; write \"embedded\" or an address as in \"mqtt://127.0.0.1:1883\""
+            )
+        };
+        let place = text.strip_prefix("mqtt://").ok_or_else(hint)?.trim_end_matches('/');
+        let (host, port) = match place.rsplit_once(':') {
+            Some((host, port)) => (host, port.parse().map_err(|_| hint())?),
+            None => (place, 1883),
+        };
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        if host.is_empty() || port == 0 || host.contains(['/', '@', ' ']) {
+            return Err(hint());
+        }
+        Ok(Self::External { host: host.into(), port })
+    }
+}
+
+impl std::fmt::Display for BrokerChoice {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Embedded => f.write_str("embedded"),
+            Self::External { host, port } if host.contains(':') => {
+                write!(f, "mqtt://[{host}]:{port}")
+            }
+            Self::External { host, port } => write!(f, "mqtt://{host}:{port}"),
+        }
+    }
+}

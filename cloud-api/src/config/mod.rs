@@ -1,0 +1,257 @@
+//! What the operator may set: one table of keys drives the TOML file, the environment
+//! (`ECOSIGHT__SECTION__KEY`), the commented default file and the list of faults.
+
+mod keys;
+mod parse;
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+pub use parse::default_file;
+
+/// Settings of the server, complete: what nobody set has its default.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// `[http]`
+    pub http: HttpConfig,
+    /// `[database]`
+    pub database: DatabaseConfig,
+    /// `[mqtt]`
+    pub mqtt: MqttConfig,
+    /// `[storage]`
+    pub storage: StorageConfig,
+    /// `[model]`
+    pub model: ModelConfig,
+    /// `[log]`
+    pub log: LogConfig,
+}
+
+/// How clients reach the server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HttpConfig {
+    /// Address of the API and the page.
+    pub listen: SocketAddr,
+    /// Open connections at one time; more wait in the kernel's queue.
+    pub max_connections: usize,
+    /// A client that has not sent a whole request head by then is cut.
+    pub header_timeout: Duration,
+    /// A connection without a byte in either direction for this long is cut.
+    pub idle_timeout: Duration,
+    /// Time for one request, from its head to its answer; uploads of clips have their own rule.
+    pub request_timeout: Duration,
+    /// Web origins that may call the API from a browser; none but our own page by default.
+    pub cors_origins: Vec<String>,
+}
+
+/// Where records are kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DatabaseConfig {
+    /// `sqlite:PATH` or `postgres://…`; empty means `ecosight.db` in the data directory.
+    pub url: String,
+}
+
+/// How stations reach the server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MqttConfig {
+    /// The broker to use.
+    pub broker: BrokerChoice,
+    /// Address of the embedded broker.
+    pub listen: SocketAddr,
+    /// Name of the server's session at the broker. Two servers on one broker need two names.
+    pub client_id: String,
+    /// User name for an external broker; empty for none.
+    pub username: String,
+    /// File that holds the password for it.
+    pub password_file: Option<PathBuf>,
+}
+
+/// Which broker the server uses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BrokerChoice {
+    /// The one inside this process.
+    Embedded,
+    /// One that runs elsewhere.
+    External {
+        /// Host name or address.
+        host: String,
+        /// TCP port.
+        port: u16,
+    },
+}
+
+/// Where files are kept, and for how long.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StorageConfig {
+    /// Directory of the SQLite file and the clips; empty means the usual place.
+    pub data_dir: PathBuf,
+    /// Telemetry older than this is deleted.
+    pub keep_telemetry: Duration,
+}
+
+/// What the server hears with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ModelConfig {
+    /// Bundle directory; the built-in bundle if not set.
+    pub bundle: Option<PathBuf>,
+    /// The imported YAMNet file; the usual places if not set.
+    pub yamnet: Option<PathBuf>,
+    /// Classifications that run at one time; 0 for one per core.
+    pub threads: usize,
+    /// Classifications that may wait; more are answered 503.
+    pub queue: usize,
+}
+
+/// What is written to stderr.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogConfig {
+    /// Filter in the form of `RUST_LOG`, which has precedence.
+    pub filter: String,
+    /// Whether each line is a JSON object.
+    pub json: bool,
+}
+
+/// One thing wrong with the configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// Where it was set: `file:line`, the variable's name, or the flag.
+    pub place: String,
+    /// What is wrong, and what to do.
+    pub what: String,
+}
+
+/// Everything that is wrong with the configuration, so that one round of editing mends it. The
+/// program ends with exit code 2 and changes nothing.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{}", list(.0))]
+pub struct ConfigError(pub Vec<Fault>);
+
+fn list(faults: &[Fault]) -> String {
+    let lines: Vec<String> = faults.iter().map(ToString::to_string).collect();
+    format!("the configuration has {} fault(s):\n  {}", faults.len(), lines.join("\n  "))
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.place, self.what)
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            http: HttpConfig {
+                listen: SocketAddr::from(([127, 0, 0, 1], 8000)),
+                max_connections: 1_000,
+                header_timeout: Duration::from_secs(10),
+                idle_timeout: Duration::from_secs(30),
+                request_timeout: Duration::from_secs(60),
+                cors_origins: Vec::new(),
+            },
+            database: DatabaseConfig { url: String::new() },
+            mqtt: MqttConfig {
+                broker: BrokerChoice::Embedded,
+                listen: SocketAddr::from(([127, 0, 0, 1], 1883)),
+                client_id: "ecosight-cloud".into(),
+                username: String::new(),
+                password_file: None,
+            },
+            storage: StorageConfig {
+                data_dir: PathBuf::new(),
+                keep_telemetry: Duration::from_secs(90 * 24 * 3_600),
+            },
+            model: ModelConfig { bundle: None, yamnet: None, threads: 0, queue: 8 },
+            log: LogConfig { filter: "info,rumqttd=off,sqlx=warn".into(), json: false },
+        }
+    }
+}
+
+impl Config {
+    /// Reads the file's text, if any, then the environment's variables over it.
+    ///
+    /// # Errors
+    /// [`ConfigError`] with every fault found.
+    pub fn read(
+        file: Option<(&str, &str)>,
+        environment: impl Iterator<Item = (String, String)>,
+    ) -> Result<Self, ConfigError> {
+        parse::read(file, environment)
+    }
+
+    /// Sets the database, as the key `database.url` does.
+    ///
+    /// # Errors
+    /// What is wrong with the URL.
+    pub fn set_database(&mut self, url: &str) -> Result<(), String> {
+        self.database.url = keys::database(keys::Written::Text(url.to_owned()))?;
+        Ok(())
+    }
+
+    /// What is wrong with the values together; each alone was checked when it was read.
+    #[must_use]
+    pub fn validate(&self) -> Vec<Fault> {
+        let mut faults = Vec::new();
+        if !self.http.listen.ip().is_loopback() {
+            faults.push(exposed("http.listen", self.http.listen));
+        }
+        if self.mqtt.broker == BrokerChoice::Embedded {
+            if !self.mqtt.listen.ip().is_loopback() {
+                faults.push(exposed("mqtt.listen", self.mqtt.listen));
+            }
+            if self.mqtt.listen == self.http.listen && self.mqtt.listen.port() != 0 {
+                faults.push(Fault {
+                    place: "mqtt.listen".into(),
+                    what: format!(
+                        "{} is the address of http.listen too; give each its own port",
+                        self.mqtt.listen
+                    ),
+                });
+            }
+            if cfg!(not(feature = "embedded-broker")) {
+                faults.push(Fault {
+                    place: "mqtt.broker".into(),
+                    what: "this build has no embedded broker; name one, as in \
+                           mqtt://127.0.0.1:1883"
+                        .into(),
+                });
+            }
+        }
+        faults
+    }
+
+    /// The directory for the database file and the clips: what is set, else
+    /// `$XDG_DATA_HOME/ecosight/cloud`, `~/.local/share/ecosight/cloud`, or
+    /// `/var/lib/ecosight/cloud` where there is no home.
+    #[must_use]
+    pub fn data_dir(&self, variable: impl Fn(&str) -> Option<String>) -> PathBuf {
+        if !self.storage.data_dir.as_os_str().is_empty() {
+            return self.storage.data_dir.clone();
+        }
+        let set = |name: &str| variable(name).filter(|value| value.starts_with('/'));
+        if let Some(state) = set("STATE_DIRECTORY") {
+            return PathBuf::from(state).join("cloud");
+        }
+        if let Some(data) = set("XDG_DATA_HOME") {
+            return PathBuf::from(data).join("ecosight/cloud");
+        }
+        match set("HOME") {
+            Some(home) => PathBuf::from(home).join(".local/share/ecosight/cloud"),
+            None => PathBuf::from("/var/lib/ecosight/cloud"),
+        }
+    }
+}
+
+fn exposed(key: &str, address: SocketAddr) -> Fault {
+    Fault {
+        place: key.into(),
+        what: format!(
+            "{address} can be reached from other machines, and this version has no accounts: \
+             anyone there could read, forge and delete. Listen on 127.0.0.1 and put a TLS proxy \
+             with authentication on this host in front of it"
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,91 @@
+use std::time::Duration;
+
+use super::{BrokerChoice, Config, ConfigError, default_file};
+
+fn from_file(text: &str) -> Result<Config, ConfigError> {
+    Config::read(Some(("cloud.toml", text)), std::iter::empty())
+}
+
+fn from_environment(pairs: &[(&str, &str)]) -> Result<Config, ConfigError> {
+    Config::read(None, pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())))
+}
+
+#[test]
+fn the_default_file_parses_equal_to_the_default() {
+    assert_eq!(from_file(&default_file()).unwrap(), Config::default());
+    assert!(Config::default().validate().is_empty());
+}
+
+#[test]
+fn every_fault_is_reported_at_once_with_its_line() {
+    let text = "[http]\nlisten = \"here\"\nmax_conections = 5\n\n[mqtt]\nbroker = \"mqtts://x\"\n\n[htpp]\nlisten = 1\n";
+    let ConfigError(faults) = from_file(text).unwrap_err();
+    let places: Vec<&str> = faults.iter().map(|fault| fault.place.as_str()).collect();
+    assert_eq!(faults.len(), 4, "{faults:?}");
+    for place in ["cloud.toml:2", "cloud.toml:3", "cloud.toml:6", "cloud.toml:8"] {
+        assert!(places.contains(&place), "{place} is missing in {places:?}");
+    }
+    let all = faults.iter().map(ToString::to_string).collect::<String>();
+    assert!(all.contains("did you mean \"max_connections\"?"), "{all}");
+    assert!(all.contains("did you mean \"http\"?"), "{all}");
+}
+
+#[test]
+fn a_broken_file_names_the_line() {
+    let ConfigError(faults) = from_file("[http]\nlisten = \"127.0.0.1:1\n").unwrap_err();
+    assert_eq!(faults[0].place, "cloud.toml:2", "{faults:?}");
+}
+
+#[test]
+fn the_environment_has_precedence_over_the_file() {
+    let file = "[http]\nlisten = \"127.0.0.1:1\"\nidle_timeout = \"5m\"\n";
+    let variables = [("ECOSIGHT__HTTP__LISTEN".to_owned(), "127.0.0.1:2".to_owned())];
+    let config = Config::read(Some(("f", file)), variables.into_iter()).unwrap();
+    assert_eq!(config.http.listen.port(), 2);
+    assert_eq!(config.http.idle_timeout, Duration::from_secs(300));
+}
+
+#[test]
+fn variables_of_the_agent_are_left_alone_and_typing_errors_are_not() {
+    let config = from_environment(&[("ECOSIGHT__STATION__NAME", "x"), ("PATH", "y")]);
+    assert_eq!(config.unwrap(), Config::default());
+    let ConfigError(faults) = from_environment(&[("ECOSIGHT__HTTP__LISTN", "x")]).unwrap_err();
+    assert!(faults[0].what.contains("did you mean \"listen\"?"), "{faults:?}");
+}
+
+#[test]
+fn brokers_are_read_and_shown_the_same() {
+    for text in ["embedded", "mqtt://broker.example:1884", "mqtt://[::1]:1883"] {
+        let choice: BrokerChoice = text.parse().unwrap();
+        assert_eq!(choice.to_string(), text);
+    }
+    for text in ["", "mqtt://", "mqtt://host:0", "mqtt://user@host", "tcp://host:1", "embeded"] {
+        assert!(text.parse::<BrokerChoice>().is_err(), "{text:?} was taken for a broker");
+    }
+}
+
+#[test]
+fn an_address_that_others_can_reach_is_refused_with_the_reason() {
+    let config = from_file("[http]\nlisten = \"0.0.0.0:8000\"\n").unwrap();
+    let faults = config.validate();
+    assert!(faults[0].what.contains("no accounts"), "{faults:?}");
+    let config = from_file("[mqtt]\nlisten = \"[::]:1883\"\n").unwrap();
+    assert_eq!(config.validate().len(), 1);
+    let config =
+        from_file("[mqtt]\nlisten = \"[::]:1883\"\nbroker = \"mqtt://10.0.0.1\"\n").unwrap();
+    assert!(config.validate().is_empty(), "an external broker does not use mqtt.listen");
+}
+
+#[test]
+fn the_data_directory_follows_the_usual_places() {
+    let config = Config::default();
+    let dir = |pairs: &'static [(&str, &str)]| {
+        config.data_dir(|name| {
+            pairs.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned())
+        })
+    };
+    assert_eq!(dir(&[("XDG_DATA_HOME", "/x"), ("HOME", "/h")]).to_str(), Some("/x/ecosight/cloud"));
+    assert_eq!(dir(&[("HOME", "/h")]).to_str(), Some("/h/.local/share/ecosight/cloud"));
+    assert_eq!(dir(&[]).to_str(), Some("/var/lib/ecosight/cloud"));
+    assert_eq!(dir(&[("STATE_DIRECTORY", "/s"), ("HOME", "/h")]).to_str(), Some("/s/cloud"));
+}

@@ -1,0 +1,210 @@
+//! Events and stations as JSON: what the API and the live stream show.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+use uuid::Uuid;
+
+use crate::alerts::UNKNOWN_CLASS;
+use crate::clock::rfc3339;
+use crate::store::{DeviceRow, EventRow, TelemetryRow};
+
+/// A station that says it is online and has been silent for longer is not taken at its word: it
+/// reports every minute.
+const SILENCE_LIMIT_US: i64 = 180 * 1_000_000;
+
+/// A class list may be as long as its bundle likes; scores are in 1/255.
+const SCORE_SCALE: f64 = 255.0;
+
+/// An event.
+#[derive(Clone, Debug, Serialize)]
+pub struct EventDocument {
+    id: Uuid,
+    device_id: Uuid,
+    device_name: Option<String>,
+    site_id: String,
+    class: String,
+    alert: bool,
+    canary: bool,
+    score: f64,
+    time: String,
+    time_quality: String,
+    received_at: String,
+    duration_ms: Option<i64>,
+    decided_after_ms: Option<i64>,
+    windows: i64,
+    level_dbfs: f64,
+    noise_floor_dbfs: Option<f64>,
+    scores: Option<BTreeMap<String, f64>>,
+    model: ModelDocument,
+    state: String,
+    location: Option<LocationDocument>,
+    clip: Option<ClipDocument>,
+}
+
+/// A station.
+#[derive(Clone, Debug, Serialize)]
+pub struct DeviceDocument {
+    id: Uuid,
+    name: String,
+    site_id: String,
+    state: &'static str,
+    last_seen: String,
+    agent_version: Option<String>,
+    model: Option<ModelDocument>,
+    location: Option<LocationDocument>,
+    telemetry: Option<TelemetryDocument>,
+}
+
+/// A model.
+#[derive(Clone, Debug, Serialize)]
+struct ModelDocument {
+    name: String,
+    version: String,
+    tag: String,
+}
+
+#[derive(Clone, Debug, Serialize)]
+struct LocationDocument {
+    lat: f64,
+    lon: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    uncertainty_m: Option<f64>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+struct ClipDocument {
+    id: Uuid,
+    url: String,
+    status: String,
+    bytes: i64,
+    duration_s: f64,
+    format: String,
+    sha256: String,
+}
+
+#[derive(Clone, Debug, Serialize)]
+struct TelemetryDocument {
+    time: String,
+    uptime_s: i64,
+    windows: i64,
+    inference_p50_us: i64,
+    inference_p99_us: i64,
+    dropped_samples: i64,
+    gaps: i64,
+    outbox_records: i64,
+    outbox_oldest_s: i64,
+    clips_pending: i64,
+    disk_free_mib: i64,
+    cpu_temperature_c: Option<f64>,
+    noise_floor_dbfs: f64,
+    source: String,
+}
+
+impl From<EventRow> for EventDocument {
+    fn from(row: EventRow) -> Self {
+        let scores = scores(row.scores.as_deref(), row.model_classes.as_deref());
+        let clip = row.clip_status.zip(row.clip_sha256).map(|(status, sha256)| ClipDocument {
+            id: row.id,
+            url: format!("/api/v1/clips/{}/data", row.id),
+            status,
+            bytes: row.clip_bytes.unwrap_or_default(),
+            duration_s: row.clip_duration_ms.unwrap_or_default() as f64 / 1_000.0,
+            format: row.clip_format.unwrap_or_default(),
+            sha256,
+        });
+        Self {
+            id: row.id,
+            device_id: row.device_id,
+            device_name: row.device_name,
+            site_id: row.site_id,
+            class: row.class.unwrap_or_else(|| UNKNOWN_CLASS.into()),
+            alert: row.alert,
+            canary: row.canary,
+            score: row.score,
+            time: rfc3339(row.onset_us),
+            time_quality: row.time_quality,
+            received_at: rfc3339(row.received_us),
+            duration_ms: row.duration_ms,
+            decided_after_ms: row.decided_after_ms,
+            windows: row.windows,
+            level_dbfs: row.level_dbfs,
+            noise_floor_dbfs: row.noise_floor_dbfs,
+            scores,
+            model: ModelDocument {
+                name: row.model_name.unwrap_or_default(),
+                version: row.model_version.unwrap_or_default(),
+                tag: row.model_tag,
+            },
+            state: row.state,
+            location: location(row.latitude, row.longitude, row.uncertainty_m),
+            clip,
+        }
+    }
+}
+
+/// Scores by class, where there are as many as the model has classes.
+fn scores(scores: Option<&str>, classes: Option<&str>) -> Option<BTreeMap<String, f64>> {
+    let scores: Vec<u8> = serde_json::from_str(scores?).ok()?;
+    let classes: Vec<String> = serde_json::from_str(classes?).ok()?;
+    if scores.len() != classes.len() {
+        return None;
+    }
+    let named = classes.into_iter().zip(scores);
+    Some(named.map(|(class, score)| (class, f64::from(score) / SCORE_SCALE)).collect())
+}
+
+fn location(lat: Option<f64>, lon: Option<f64>, radius: Option<f64>) -> Option<LocationDocument> {
+    let (lat, lon) = lat.zip(lon)?;
+    Some(LocationDocument { lat, lon, uncertainty_m: radius })
+}
+
+impl DeviceDocument {
+    /// The station as it is at `now_us`.
+    #[must_use]
+    pub fn new(row: DeviceRow, telemetry: Option<TelemetryRow>, now_us: i64) -> Self {
+        let silent = now_us.saturating_sub(row.last_seen_us) > SILENCE_LIMIT_US;
+        let state = match row.state.as_str() {
+            "online" if !silent => "online",
+            "offline" => "offline",
+            _ => "unknown",
+        };
+        let model = row.model_tag.map(|tag| ModelDocument {
+            name: row.model_name.unwrap_or_default(),
+            version: row.model_version.unwrap_or_default(),
+            tag,
+        });
+        Self {
+            id: row.id,
+            name: row.name,
+            site_id: row.site_id,
+            state,
+            last_seen: rfc3339(row.last_seen_us),
+            agent_version: row.agent_version,
+            model,
+            location: location(row.latitude, row.longitude, row.uncertainty_m),
+            telemetry: telemetry.map(TelemetryDocument::from),
+        }
+    }
+}
+
+impl From<TelemetryRow> for TelemetryDocument {
+    fn from(row: TelemetryRow) -> Self {
+        Self {
+            time: rfc3339(row.unix_us),
+            uptime_s: row.uptime_s,
+            windows: row.windows,
+            inference_p50_us: row.inference_p50_us,
+            inference_p99_us: row.inference_p99_us,
+            dropped_samples: row.dropped_samples,
+            gaps: row.gaps,
+            outbox_records: row.outbox_records,
+            outbox_oldest_s: row.outbox_oldest_s,
+            clips_pending: row.clips_pending,
+            disk_free_mib: row.disk_free_mib,
+            cpu_temperature_c: row.cpu_temperature_c,
+            noise_floor_dbfs: row.noise_floor_dbfs,
+            source: row.source,
+        }
+    }
+}

@@ -1,0 +1,293 @@
+//! Recordings: declared, uploaded in parts, downloaded in ranges.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::body::{Body, Bytes};
+use axum::extract::{Path, Request, State};
+use axum::http::header::{
+    ACCEPT_RANGES, CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE,
+    ETAG, IF_NONE_MATCH, RANGE,
+};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use ecosight_shared::ClipFormat;
+use serde::{Deserialize, Serialize};
+use tokio::io::AsyncReadExt;
+use tokio_util::io::ReaderStream;
+use tracing::{debug, error};
+use uuid::Uuid;
+
+use super::events::id;
+use super::{Api, Problem};
+use crate::clips::{MAX_CLIP_BYTES, Part, Progress};
+use crate::live::show_event;
+use crate::store::{ClipDeclaration, ClipRow, ClipStatus, Declared};
+
+const UPLOAD_OFFSET: HeaderName = HeaderName::from_static("upload-offset");
+const UPLOAD_COMPLETE: HeaderName = HeaderName::from_static("upload-complete");
+
+#[derive(Deserialize)]
+struct Declaration {
+    event_id: Uuid,
+    device_id: Uuid,
+    sha256: String,
+    bytes: u64,
+    duration_ms: u32,
+    format: String,
+}
+
+#[derive(Serialize)]
+pub(super) struct Upload {
+    id: Uuid,
+    offset: u64,
+    status: &'static str,
+}
+
+/// `POST /api/v1/clips`
+pub(super) async fn declare(
+    State(api): State<Arc<Api>>,
+    body: Result<Bytes, axum::extract::rejection::BytesRejection>,
+) -> Result<Response, Problem> {
+    let body = body.map_err(|error| Problem::new(error.status(), error.body_text()))?;
+    let declaration: Declaration = serde_json::from_slice(&body).map_err(|error| {
+        Problem::bad_request(format!("The declaration is not as it should be: {error}."))
+    })?;
+    let (status, clip) = match api.store.declare_clip(&checked(declaration)?).await? {
+        Declared::New(clip) => (StatusCode::CREATED, clip),
+        Declared::Known(clip) => (StatusCode::OK, clip),
+        Declared::Conflict(clip) => {
+            return Err(Problem::new(
+                StatusCode::CONFLICT,
+                format!("Event {} has another recording, with SHA-256 {}.", clip.id, clip.sha256),
+            ));
+        }
+    };
+    let progress = api.clips.progress(&clip).await?;
+    show_if_stored(&api, &clip, progress).await;
+    Ok((status, Json(upload_state(clip.id, progress))).into_response())
+}
+
+fn checked(declaration: Declaration) -> Result<ClipDeclaration, Problem> {
+    let Declaration { event_id, device_id, sha256, bytes, duration_ms, format } = declaration;
+    let bytes = match u32::try_from(bytes) {
+        Ok(0) => return Err(Problem::bad_request("bytes: a recording is not empty.")),
+        Ok(bytes) if bytes <= MAX_CLIP_BYTES => bytes,
+        _ => {
+            return Err(Problem::new(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                format!("bytes: a recording has at most {MAX_CLIP_BYTES} bytes."),
+            ));
+        }
+    };
+    let sha256 = parse_sha256(&sha256)
+        .ok_or_else(|| Problem::bad_request("sha256: expected 64 hexadecimal digits."))?;
+    let formats = [ClipFormat::Flac, ClipFormat::Wav];
+    let format = formats.into_iter().find(|known| known.extension() == format);
+    let format = format.ok_or_else(|| Problem::bad_request("format: expected flac or wav."))?;
+    Ok(ClipDeclaration { event: event_id, device: device_id, sha256, bytes, duration_ms, format })
+}
+
+fn parse_sha256(text: &str) -> Option<[u8; 32]> {
+    let digits = text.as_bytes();
+    if digits.len() != 64 || !digits.iter().all(u8::is_ascii_hexdigit) {
+        return None;
+    }
+    let mut hash = [0; 32];
+    for (byte, place) in hash.iter_mut().zip((0..64).step_by(2)) {
+        *byte = u8::from_str_radix(text.get(place..place + 2)?, 16).ok()?;
+    }
+    Some(hash)
+}
+
+fn upload_state(id: Uuid, progress: Progress) -> Upload {
+    Upload { id, offset: progress.offset, status: progress.status.name() }
+}
+
+/// `HEAD /api/v1/clips/{id}/data`
+pub(super) async fn offset(
+    State(api): State<Arc<Api>>,
+    Path(text): Path<String>,
+) -> Result<Response, Problem> {
+    let clip = known(&api, &text).await?;
+    let progress = api.clips.progress(&clip).await?;
+    show_if_stored(&api, &clip, progress).await;
+    let complete = if progress.status == ClipStatus::Stored { "?1" } else { "?0" };
+    let headers = [
+        (UPLOAD_OFFSET, HeaderValue::from(progress.offset)),
+        (UPLOAD_COMPLETE, HeaderValue::from_static(complete)),
+        (CACHE_CONTROL, HeaderValue::from_static("no-store")),
+    ];
+    Ok(headers.into_response())
+}
+
+/// `PUT /api/v1/clips/{id}/data`
+pub(super) async fn upload(
+    State(api): State<Arc<Api>>,
+    Path(text): Path<String>,
+    request: Request,
+) -> Result<Json<Upload>, Problem> {
+    let clip = known(&api, &text).await?;
+    let part = part(request.headers(), clip.bytes as u64)?;
+    let bytes = request.into_body().into_data_stream();
+    let progress = api.clips.take(&clip, part, bytes).await?;
+    show_if_stored(&api, &clip, progress).await;
+    Ok(Json(upload_state(clip.id, progress)))
+}
+
+/// The part that `Content-Range: bytes FIRST-LAST/TOTAL` announces; without it, the whole.
+fn part(headers: &HeaderMap, total: u64) -> Result<Part, Problem> {
+    let Some(range) = headers.get(CONTENT_RANGE) else {
+        return Ok(Part { first: 0, len: total });
+    };
+    let parsed = range.to_str().ok().and_then(parse_content_range);
+    let (first, last, announced) = parsed
+        .ok_or_else(|| Problem::bad_request("Content-Range: expected bytes FIRST-LAST/TOTAL."))?;
+    if announced != total {
+        return Err(Problem::bad_request(format!(
+            "Content-Range: the recording was declared with {total} bytes, not {announced}."
+        )));
+    }
+    if last < first || last >= total {
+        return Err(Problem::bad_request("Content-Range: the part lies outside the recording."));
+    }
+    Ok(Part { first, len: last - first + 1 })
+}
+
+fn parse_content_range(text: &str) -> Option<(u64, u64, u64)> {
+    let (range, total) = text.strip_prefix("bytes ")?.split_once('/')?;
+    let (first, last) = range.split_once('-')?;
+    Some((first.parse().ok()?, last.parse().ok()?, total.parse().ok()?))
+}
+
+/// Tells watchers when a recording has just become whole.
+async fn show_if_stored(api: &Api, clip: &ClipRow, progress: Progress) {
+    let is_new = progress.status == ClipStatus::Stored && clip.status() != ClipStatus::Stored;
+    if is_new && let Err(error) = show_event(&api.live, &api.store, "clip", clip.id).await {
+        debug!(%error, "a recording was not shown");
+    }
+}
+
+/// `GET /api/v1/clips/{id}/data`
+pub(super) async fn download(
+    State(api): State<Arc<Api>>,
+    Path(text): Path<String>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let clip = known(&api, &text).await?;
+    if clip.status() != ClipStatus::Stored {
+        return Err(Problem::not_found(format!(
+            "The recording of event {} is not here yet: {}.",
+            clip.id, clip.status
+        )));
+    }
+    let tag = format!("\"{}\"", clip.sha256);
+    if headers.get(IF_NONE_MATCH).is_some_and(|seen| seen.as_bytes() == tag.as_bytes()) {
+        return Ok(StatusCode::NOT_MODIFIED.into_response());
+    }
+    let total = clip.bytes as u64;
+    let wanted = headers.get(RANGE).and_then(|range| range.to_str().ok());
+    let (status, first, len) = match wanted.map_or(Wanted::All, |range| wanted_range(range, total))
+    {
+        Wanted::All => (StatusCode::OK, 0, total),
+        Wanted::Part { first, last } => (StatusCode::PARTIAL_CONTENT, first, last - first + 1),
+        Wanted::Nothing => {
+            let none = HeaderValue::try_from(format!("bytes */{total}"));
+            return Err(Problem::new(
+                StatusCode::RANGE_NOT_SATISFIABLE,
+                format!("The recording has {total} bytes."),
+            )
+            .with(CONTENT_RANGE, none.unwrap_or(HeaderValue::from_static("bytes */*"))));
+        }
+    };
+    let file = api.clips.read(&clip, first).await.map_err(|error| {
+        error!(clip = %clip.id, %error, "a stored recording cannot be read");
+        Problem::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "The recording cannot be read; see the log.",
+        )
+    })?;
+    let body = Body::from_stream(ReaderStream::new(file.take(len)));
+    let format = clip.format();
+    let name = format!("inline; filename=\"{}.{}\"", clip.id, format.extension());
+    let mut response = Response::builder()
+        .status(status)
+        .header(CONTENT_TYPE, format.content_type())
+        .header(CONTENT_LENGTH, len)
+        .header(ACCEPT_RANGES, "bytes")
+        .header(CONTENT_DISPOSITION, name)
+        // The id names one recording for ever.
+        .header(CACHE_CONTROL, "private, max-age=31536000, immutable")
+        .header(ETAG, tag);
+    if status == StatusCode::PARTIAL_CONTENT {
+        let last = first + len - 1;
+        response = response.header(CONTENT_RANGE, format!("bytes {first}-{last}/{total}"));
+    }
+    response.body(body).map_err(|error| {
+        error!(%error, "an answer could not be made");
+        Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "The server has a fault; see its log.")
+    })
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Wanted {
+    All,
+    Part { first: u64, last: u64 },
+    Nothing,
+}
+
+/// RFC 9110 section 14.1.2, one range only; what is malformed or many is answered with the whole.
+fn wanted_range(text: &str, total: u64) -> Wanted {
+    let Some((first, last)) = text.strip_prefix("bytes=").and_then(|range| range.split_once('-'))
+    else {
+        return Wanted::All;
+    };
+    match (first.trim().parse::<u64>(), last.trim().parse::<u64>()) {
+        (Ok(first), _) if first >= total && !last.contains(',') => Wanted::Nothing,
+        (Ok(first), Ok(last)) if first <= last => Wanted::Part { first, last: last.min(total - 1) },
+        (Ok(first), Err(_)) if last.trim().is_empty() => Wanted::Part { first, last: total - 1 },
+        (Err(_), Ok(0)) if first.trim().is_empty() => Wanted::Nothing,
+        (Err(_), Ok(suffix)) if first.trim().is_empty() => {
+            Wanted::Part { first: total.saturating_sub(suffix), last: total - 1 }
+        }
+        _ => Wanted::All,
+    }
+}
+
+async fn known(api: &Api, text: &str) -> Result<ClipRow, Problem> {
+    let clip = api.store.clip(id("id", text)?).await?;
+    clip.ok_or_else(|| Problem::not_found(format!("There is no recording {text}.")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Wanted, parse_sha256, wanted_range};
+
+    #[test]
+    fn ranges_are_cut_to_the_recording() {
+        let part = |first, last| Wanted::Part { first, last };
+        for (text, wanted) in [
+            ("bytes=0-9", part(0, 9)),
+            ("bytes=5-", part(5, 99)),
+            ("bytes=90-200", part(90, 99)),
+            ("bytes=-10", part(90, 99)),
+            ("bytes=-1000", part(0, 99)),
+            ("bytes=100-", Wanted::Nothing),
+            ("bytes=-0", Wanted::Nothing),
+            ("bytes=9-5", Wanted::All),
+            ("bytes=0-1,5-6", Wanted::All),
+            ("lines=0-1", Wanted::All),
+            ("bytes=", Wanted::All),
+        ] {
+            assert_eq!(wanted_range(text, 100), wanted, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_hash_is_64_hexadecimal_digits() {
+        assert_eq!(parse_sha256(&"0f".repeat(32)), Some([15; 32]));
+        for text in ["", "0f", &"0g".repeat(32), &"é".repeat(32)] {
+            assert_eq!(parse_sha256(text), None, "{text}");
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! What is done around every request.
+
+use std::any::Any;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use axum::extract::{Request, State};
+use axum::http::header::{
+    CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
+};
+use axum::http::{HeaderName, HeaderValue, StatusCode};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use tokio::time::{Instant, timeout};
+use tracing::{debug, error};
+
+use super::Problem;
+
+/// Nothing from elsewhere, nothing inline; the player makes its sound and pictures itself.
+const POLICY: &str = "default-src 'self'; img-src 'self' blob: data:; media-src 'self' blob:; \
+     worker-src 'self' blob:; object-src 'none'; base-uri 'none'; form-action 'self'; \
+     frame-ancestors 'none'";
+
+static REQUESTS: AtomicU64 = AtomicU64::new(0);
+
+/// Numbers the request, finishes problem documents, sets the headers that every answer has.
+pub(super) async fn around(request: Request, next: Next) -> Response {
+    let number = REQUESTS.fetch_add(1, Ordering::Relaxed) + 1;
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let started = Instant::now();
+    let response = finished(next.run(request).await, &path);
+    let (status, ms) = (response.status().as_u16(), started.elapsed().as_millis() as u64);
+    if response.status().is_server_error() && response.status() != StatusCode::SERVICE_UNAVAILABLE {
+        error!(request = number, %method, path, status, ms, "answered");
+    } else {
+        debug!(request = number, %method, path, status, ms, "answered");
+    }
+    with_headers(response, number)
+}
+
+/// Every error is a problem document, also those of the framework.
+fn finished(response: Response, path: &str) -> Response {
+    if let Some(problem) = response.extensions().get::<Problem>() {
+        return problem.response(path);
+    }
+    let status = response.status();
+    let is_error = status.is_client_error() || status.is_server_error();
+    let kind = response.headers().get(CONTENT_TYPE);
+    if !is_error || kind.is_some_and(|kind| kind == "application/problem+json") {
+        return response;
+    }
+    let headers = response.headers().clone();
+    let mut finished = Problem::new(status, reason(status)).response(path);
+    for (name, value) in &headers {
+        if name != CONTENT_TYPE && name != axum::http::header::CONTENT_LENGTH {
+            finished.headers_mut().insert(name, value.clone());
+        }
+    }
+    finished
+}
+
+fn reason(status: StatusCode) -> &'static str {
+    match status {
+        StatusCode::PAYLOAD_TOO_LARGE => "The body is longer than is taken here.",
+        StatusCode::UNSUPPORTED_MEDIA_TYPE => "The body's type is not taken here.",
+        _ => "The request cannot be served.",
+    }
+}
+
+fn with_headers(mut response: Response, number: u64) -> Response {
+    let headers = response.headers_mut();
+    headers.insert(HeaderName::from_static("x-request-id"), number.into());
+    headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
+    headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    response
+}
+
+/// Gives a request up that takes too long: a client that sends its body a byte at a time, most
+/// likely.
+pub(super) async fn deadline(
+    State(limit): State<Duration>,
+    request: Request,
+    next: Next,
+) -> Response {
+    match timeout(limit, next.run(request)).await {
+        Ok(response) => response,
+        Err(_) => Problem::new(
+            StatusCode::REQUEST_TIMEOUT,
+            format!("The request was not done within {} s.", limit.as_secs()),
+        )
+        .into_response(),
+    }
+}
+
+/// A fault of ours, which must not end the connection without a word.
+#[allow(clippy::needless_pass_by_value, reason = "the layer's signature")]
+pub(super) fn panicked(panic: Box<dyn Any + Send + 'static>) -> Response {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("");
+    error!(panic = text, "a request handler panicked");
+    Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "The server has a fault; see its log.")
+        .into_response()
+}
+
+pub(super) async fn method_not_allowed() -> Problem {
+    Problem::new(StatusCode::METHOD_NOT_ALLOWED, "This address does not take that method.")
+}

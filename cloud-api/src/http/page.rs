@@ -1,0 +1,100 @@
+//! The page, embedded in the program, and the root of the API.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::{Request, State};
+use axum::http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, ETAG, IF_NONE_MATCH, VARY};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode};
+use axum::response::{IntoResponse, Response};
+use rust_embed::{Embed, EmbeddedFile};
+use serde::Serialize;
+
+use super::{Api, Problem};
+
+/// The built page. It may be missing where the program is built without Node.
+#[derive(Embed)]
+#[folder = "dashboard/dist/"]
+#[allow_missing = true]
+struct Built;
+
+/// Shown instead of a page that was not built.
+const NOTICE: &str = include_str!("notice.html");
+
+#[derive(Serialize)]
+struct Root {
+    message: &'static str,
+    version: &'static str,
+    status: &'static str,
+    endpoints: &'static [&'static str],
+}
+
+const ENDPOINTS: &[&str] = &[
+    "/health",
+    "/predict",
+    "/api/v1/alerts",
+    "/api/v1/alerts/{id}",
+    "/api/v1/detections",
+    "/api/v1/detections/{id}",
+    "/api/v1/devices",
+    "/api/v1/devices/{id}",
+    "/api/v1/clips",
+    "/api/v1/clips/{id}/data",
+    "/api/v1/live",
+    "/api/v1/system",
+];
+
+/// `GET /`: the page for browsers, a short description for programs.
+pub(super) async fn root(State(api): State<Arc<Api>>, headers: HeaderMap) -> Response {
+    let accepts = headers.get(ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or("");
+    let mut response = if accepts.contains("text/html") {
+        page(&headers)
+    } else {
+        let status = if api.inference.bundle().is_ok() { "running" } else { "no model" };
+        let version = env!("CARGO_PKG_VERSION");
+        Json(Root { message: "EcoSight cloud", version, status, endpoints: ENDPOINTS })
+            .into_response()
+    };
+    response.headers_mut().append(VARY, HeaderValue::from_static("accept"));
+    response
+}
+
+fn page(headers: &HeaderMap) -> Response {
+    match Built::get("index.html") {
+        Some(file) => embedded("index.html", &file, headers),
+        None => axum::response::Html(NOTICE).into_response(),
+    }
+}
+
+/// A file of the page, or nothing.
+pub(super) async fn asset(request: Request) -> Result<Response, Problem> {
+    let path = request.uri().path().trim_start_matches('/');
+    let read = matches!(*request.method(), Method::GET | Method::HEAD);
+    match Built::get(path).filter(|_| read) {
+        Some(file) => Ok(embedded(path, &file, request.headers())),
+        None => Err(Problem::not_found(format!("There is nothing at /{path}."))),
+    }
+}
+
+fn embedded(path: &str, file: &EmbeddedFile, headers: &HeaderMap) -> Response {
+    let tag = format!("\"{}\"", crate::store::hex(&file.metadata.sha256_hash()[..16]));
+    // Names under assets/ hold a hash of their content, so they never change.
+    let cache = if path.starts_with("assets/") {
+        "public, max-age=31536000, immutable"
+    } else {
+        "no-cache"
+    };
+    let seen = headers.get(IF_NONE_MATCH).is_some_and(|seen| seen.as_bytes() == tag.as_bytes());
+    let mut response = if seen {
+        StatusCode::NOT_MODIFIED.into_response()
+    } else {
+        let kind = file.metadata.mimetype().to_owned();
+        ([(CONTENT_TYPE, kind)], file.data.clone()).into_response()
+    };
+    let headers = response.headers_mut();
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static(cache));
+    if let Ok(tag) = tag.parse() {
+        headers.insert(ETAG, tag);
+    }
+    response
+}

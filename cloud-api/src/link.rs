@@ -1,0 +1,289 @@
+//! Path: broker → **link** → ingest, and alerts, receipts → **link** → broker
+//!
+//! The server's one connection to the broker. A task of its own polls it and does nothing else, so
+//! that no slow database can stop its heartbeat. The session persists at the broker: what arrives
+//! while the server is away waits there.
+//!
+//! A delivery is acknowledged by whoever has stored it, and only on the connection it came on: packet
+//! ids are used again after a reconnect, and a late acknowledgement would release another message.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use ecosight_shared::Topic;
+use futures_util::future::BoxFuture;
+use rumqttc::mqttbytes::QoS;
+use rumqttc::mqttbytes::v5::{Packet, Publish};
+use rumqttc::{
+    AckMode, AsyncClient, ClientError, ConnectionError, Event, EventLoop, MqttOptions,
+    PersistedAckMode, PersistedSession, PublishNotice, PublishOptions, SessionMode, SessionStore,
+    SessionStoreError, SessionStoreKey,
+};
+use tokio::sync::{mpsc, watch};
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use crate::backoff::Backoff;
+
+/// Messages that the broker may send before one is acknowledged.
+const RECEIVE_MAXIMUM: u16 = 256;
+/// Messages between the link and ingest. More than the broker may have outstanding, so that the
+/// polling task never waits for the database.
+const DELIVERIES: usize = 2_048;
+const REQUESTS: usize = 1_024;
+/// Larger payloads never reach the server; a broker may drop them by this limit.
+const MAX_PACKET_BYTES: u32 = 1024 * 1024;
+const KEEP_ALIVE_S: u16 = 20;
+/// How long an acknowledgement waits before it looks again for room in the request queue.
+const ACK_RETRY: Duration = Duration::from_millis(1);
+
+/// Where and as whom to connect.
+#[derive(Clone, Debug)]
+pub struct LinkOptions {
+    /// Host of the broker.
+    pub host: String,
+    /// Its port.
+    pub port: u16,
+    /// Name of the session.
+    pub client_id: String,
+    /// User name and password.
+    pub credentials: Option<(String, String)>,
+}
+
+/// The sending side. Cheap to clone.
+#[derive(Clone)]
+pub struct Link {
+    client: AsyncClient,
+    /// Raised at every loss of the connection.
+    epoch: Arc<Mutex<u64>>,
+    connected: watch::Receiver<bool>,
+}
+
+/// A message from the broker that waits for its acknowledgement.
+#[derive(Debug)]
+pub struct Delivery {
+    /// Its topic; `None` if it is no UTF-8.
+    pub topic: Option<String>,
+    /// Its payload.
+    pub payload: Bytes,
+    publish: Publish,
+    epoch: u64,
+}
+
+/// Makes the link. The caller runs [`poll`] with the first part in a task of its own.
+#[must_use]
+pub fn link(options: &LinkOptions, backoff: Backoff) -> (Poller, Link, mpsc::Receiver<Delivery>) {
+    let (client, eventloop) =
+        AsyncClient::builder(mqtt_options(options)).capacity(REQUESTS).build();
+    let (connected_in, connected) = watch::channel(false);
+    let (deliveries_in, deliveries) = mpsc::channel(DELIVERIES);
+    let link = Link { client, epoch: Arc::default(), connected };
+    let broker = format!("{}:{}", options.host, options.port);
+    let poller = Poller {
+        eventloop,
+        link: link.clone(),
+        deliveries: deliveries_in,
+        connected: connected_in,
+        backoff,
+        broker,
+    };
+    (poller, link, deliveries)
+}
+
+fn mqtt_options(link: &LinkOptions) -> MqttOptions {
+    let mut options = MqttOptions::new(&link.client_id, (link.host.clone(), link.port));
+    options
+        .set_keep_alive(KEEP_ALIVE_S)
+        .set_session_mode(SessionMode::Persistent)
+        .set_session_store(NothingPending)
+        .set_ack_mode(AckMode::Manual)
+        .set_receive_maximum(Some(RECEIVE_MAXIMUM))
+        .set_max_packet_size(Some(MAX_PACKET_BYTES));
+    if let Some((name, password)) = &link.credentials {
+        options.set_credentials(name.clone(), password.clone());
+    }
+    options
+}
+
+/// The state of a session that has nothing of its own pending. After a restart that is the truth:
+/// alerts come again from the database, receipts are given again when a record is repeated, and
+/// subscriptions are made on every connection. Without a state the client would refuse to resume.
+#[derive(Debug)]
+struct NothingPending;
+
+impl SessionStore for NothingPending {
+    fn load<'a>(
+        &'a self,
+        key: &'a SessionStoreKey,
+    ) -> BoxFuture<'a, Result<Option<PersistedSession>, SessionStoreError>> {
+        Box::pin(async {
+            Ok(Some(PersistedSession {
+                format_version: 1,
+                client_id: key.client_id().to_owned(),
+                clean_start: false,
+                session_expiry_interval: Some(u32::MAX),
+                outgoing_inflight_upper_limit: None,
+                ack_mode: PersistedAckMode::Manual,
+                last_pkid: 0,
+                last_puback: 0,
+                replay: Vec::new(),
+                incoming_qos2: Vec::new(),
+            }))
+        })
+    }
+
+    fn save<'a>(
+        &'a self,
+        _: &'a SessionStoreKey,
+        _: &'a PersistedSession,
+    ) -> BoxFuture<'a, Result<(), SessionStoreError>> {
+        Box::pin(async { Ok(()) })
+    }
+
+    fn clear<'a>(&'a self, _: &'a SessionStoreKey) -> BoxFuture<'a, Result<(), SessionStoreError>> {
+        Box::pin(async { Ok(()) })
+    }
+}
+
+/// The receiving side, to be run by [`poll`].
+pub struct Poller {
+    eventloop: EventLoop,
+    link: Link,
+    deliveries: mpsc::Sender<Delivery>,
+    connected: watch::Sender<bool>,
+    backoff: Backoff,
+    broker: String,
+}
+
+/// Keeps the connection until [`Link::disconnect`], or until `stop` while there is none.
+pub async fn poll(mut poller: Poller, stop: CancellationToken) {
+    loop {
+        match poller.eventloop.poll().await {
+            Ok(Event::Incoming(Packet::ConnAck(_))) => poller.on_connected(),
+            Ok(Event::Incoming(Packet::Publish(publish))) => poller.on_publish(publish).await,
+            Ok(_) => {}
+            Err(ConnectionError::RequestsDone) => break,
+            Err(error) => {
+                poller.on_lost(&error);
+                let wait = poller.backoff.next_wait();
+                tokio::select! {
+                    () = stop.cancelled() => break,
+                    () = sleep(wait) => {}
+                }
+            }
+        }
+    }
+    poller.connected.send_replace(false);
+}
+
+impl Poller {
+    fn on_connected(&mut self) {
+        self.backoff.reset();
+        // On every connection: the session may be new, and retained statuses come again.
+        for filter in [Topic::ALL_UP, Topic::ALL_STATUS] {
+            if let Err(error) = self.link.client.try_subscribe(filter, QoS::AtLeastOnce) {
+                warn!(%error, filter, "cannot subscribe; the next connection tries again");
+            }
+        }
+        info!(broker = self.broker, "connected to the broker");
+        self.connected.send_replace(true);
+    }
+
+    async fn on_publish(&self, publish: Publish) {
+        let epoch = *self.link.lock_epoch();
+        let delivery = Delivery {
+            topic: std::str::from_utf8(&publish.topic).ok().map(str::to_owned),
+            payload: publish.payload.clone(),
+            epoch,
+            publish,
+        };
+        if delivery.publish.qos == QoS::AtMostOnce {
+            // Nobody repeats it, and it must not make the link wait.
+            if self.deliveries.try_send(delivery).is_err() {
+                debug!("dropped a message of QoS 0: ingest lags behind");
+            }
+        } else if self.deliveries.send(delivery).await.is_err() {
+            debug!("ingest has ended; the broker keeps the message");
+        }
+    }
+
+    fn on_lost(&mut self, error: &ConnectionError) {
+        if self.connected.send_replace(false) {
+            warn!(broker = self.broker, %error, "lost the broker; trying again");
+        } else if self.backoff.is_first() {
+            warn!(broker = self.broker, %error, "the broker does not answer; trying again");
+        } else {
+            debug!(broker = self.broker, %error, "the broker does not answer");
+        }
+        *self.link.lock_epoch() += 1;
+        // Acknowledgements that were queued before the epoch changed must not go out on the next
+        // connection; cleaning again drops them.
+        self.eventloop.clean();
+    }
+}
+
+impl Link {
+    /// Whether there is a connection.
+    #[must_use]
+    pub fn is_connected(&self) -> bool {
+        *self.connected.borrow()
+    }
+
+    /// Waits until there is a connection; false if there will be none any more.
+    pub async fn wait_connected(&self) -> bool {
+        self.connected.clone().wait_for(|connected| *connected).await.is_ok()
+    }
+
+    /// Tells the broker that these are stored, in the order of their arrival. Those of an earlier
+    /// connection are left out: the broker sends them again.
+    pub async fn ack(&self, deliveries: &[Delivery]) {
+        for delivery in deliveries {
+            loop {
+                let sent = {
+                    let epoch = self.lock_epoch();
+                    if *epoch != delivery.epoch {
+                        break;
+                    }
+                    self.client.try_ack(&delivery.publish)
+                };
+                match sent {
+                    Err(ClientError::RequestChannelFull(_)) => sleep(ACK_RETRY).await,
+                    _ => break,
+                }
+            }
+        }
+    }
+
+    /// Queues a message of QoS 1 that may be lost; false if there is no room for it.
+    #[must_use]
+    pub fn try_publish(&self, topic: &str, payload: Vec<u8>) -> bool {
+        let options = PublishOptions::new(QoS::AtLeastOnce);
+        self.client.try_publish(topic, payload, options).is_ok()
+    }
+
+    /// Sends a message of QoS 1; the notice resolves when the broker has taken it, or says that it
+    /// must be sent again.
+    ///
+    /// # Errors
+    /// If the link has ended.
+    pub async fn publish_tracked(
+        &self,
+        topic: &str,
+        payload: Vec<u8>,
+    ) -> Result<PublishNotice, ClientError> {
+        self.client.publish_tracked(topic, payload, PublishOptions::new(QoS::AtLeastOnce)).await
+    }
+
+    /// Ends the connection in order. What is queued is sent before, for at most `limit`.
+    pub async fn disconnect(&self, limit: Duration) {
+        if let Err(error) = self.client.disconnect_with_timeout(limit).await {
+            debug!(%error, "the link had ended");
+        }
+    }
+
+    fn lock_epoch(&self) -> std::sync::MutexGuard<'_, u64> {
+        self.epoch.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

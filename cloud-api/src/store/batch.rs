@@ -1,0 +1,528 @@
+//! One batch of what stations sent, stored in one transaction.
+
+use std::collections::{BTreeMap, HashSet};
+
+use ecosight_shared::{ClipRef, RecordId, Telemetry, TimeQuality};
+use sqlx::{FromRow, QueryBuilder};
+use uuid::Uuid;
+
+use super::clips::hex;
+use super::devices::UPSERT_MODEL;
+use super::upkeep::QUARANTINE_LIMIT;
+use super::{Store, StoreError, writing};
+
+/// What came in, decoded and checked.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Batch {
+    /// Records, in the order of their arrival.
+    pub records: Vec<StoredRecord>,
+    /// Words of stations about themselves, in the order of their arrival.
+    pub statuses: Vec<StationStatus>,
+    /// Payloads that are neither.
+    pub refused: Vec<Refused>,
+    /// When the batch was taken, µs.
+    pub received_us: i64,
+}
+
+/// A record of a station.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StoredRecord {
+    /// Which.
+    pub id: RecordId,
+    /// Site of the topic it came on.
+    pub site: String,
+    /// Word for its kind.
+    pub kind: &'static str,
+    /// Time in its header.
+    pub unix_us: i64,
+    /// Quality of that time.
+    pub time_quality: TimeQuality,
+    /// What it says.
+    pub content: Content,
+}
+
+/// What a record says.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Content {
+    /// Something about an event.
+    Event(EventDraft),
+    /// How the station is.
+    Telemetry(Telemetry),
+}
+
+/// What one record says about an event: an alert knows less than a detection.
+#[derive(Clone, Debug, PartialEq)]
+#[allow(missing_docs, reason = "the columns of the table events")]
+pub struct EventDraft {
+    pub id: Uuid,
+    pub device: Uuid,
+    pub site: String,
+    pub class: Option<String>,
+    pub class_index: Option<u8>,
+    pub alert: bool,
+    pub canary: bool,
+    pub flags: u8,
+    pub complete: bool,
+    pub score: f64,
+    pub onset_us: i64,
+    pub time_quality: TimeQuality,
+    pub listed_us: i64,
+    pub duration_ms: Option<u32>,
+    pub decided_after_ms: Option<u32>,
+    pub windows: u16,
+    pub level_dbfs: f64,
+    pub noise_floor_dbfs: Option<f64>,
+    pub scores: Option<Vec<u8>>,
+    pub model_tag: String,
+    pub clip: Option<ClipRef>,
+}
+
+/// A station's status document.
+#[derive(Clone, Debug, PartialEq)]
+#[allow(missing_docs, reason = "the fields are those of the document")]
+pub struct StationStatus {
+    pub device: Uuid,
+    pub site: String,
+    pub name: String,
+    pub online: bool,
+    pub agent_version: String,
+    pub model_tag: String,
+    pub model_name: String,
+    pub model_version: String,
+    pub classes: Vec<String>,
+    pub location: Option<(f64, f64, Option<f32>)>,
+}
+
+/// A payload that is no record, kept aside for a person to look at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// The topic it came on.
+    pub topic: String,
+    /// Why it is none.
+    pub reason: String,
+    /// Its bytes.
+    pub payload: Vec<u8>,
+}
+
+/// What a batch changed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Committed {
+    /// Records that were not there before.
+    pub fresh: usize,
+    /// Events that rangers must now be told of.
+    pub alerts: Vec<Uuid>,
+    /// Other events that are new or now complete.
+    pub events: Vec<Uuid>,
+    /// Stations that were heard from.
+    pub devices: Vec<Uuid>,
+}
+
+#[derive(FromRow)]
+struct Key {
+    device_id: Uuid,
+    boot: i64,
+    seq: i64,
+}
+
+#[derive(FromRow)]
+struct Upserted {
+    id: Uuid,
+    alert: bool,
+    canary: bool,
+}
+
+impl Store {
+    /// Stores a batch, all or nothing. Repeating it changes nothing.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`]: repeat it later. [`StoreError::Refused`]: something in it can
+    /// never be stored; try its parts one by one.
+    pub async fn commit(&self, batch: Batch) -> Result<Committed, StoreError> {
+        let received_us = batch.received_us;
+        writing!(self, |tx| {
+            for status in &batch.statuses {
+                let classes = serde_json::Value::from(status.classes.as_slice()).to_string();
+                sqlx::query(UPSERT_MODEL)
+                    .bind(&status.model_tag)
+                    .bind(&status.model_name)
+                    .bind(&status.model_version)
+                    .bind(classes)
+                    .execute(&mut *tx)
+                    .await?;
+                name_events!(tx, status);
+            }
+            let devices = upsert_devices!(tx, batch, received_us);
+            let fresh = insert_records!(tx, batch, received_us);
+            let is_fresh = |record: &&StoredRecord| fresh.contains(&record.id);
+            insert_telemetry!(tx, batch.records.iter().filter(is_fresh), received_us);
+            let mut drafts = fold(batch.records.iter().filter(is_fresh));
+            resolve_classes!(tx, drafts);
+            let touched = upsert_events!(tx, drafts, received_us);
+            let alerts = insert_notifications!(tx, touched, drafts, received_us);
+            expect_clips!(tx, drafts);
+            quarantine!(tx, batch.refused, received_us);
+            let events =
+                touched.iter().map(|event| event.id).filter(|id| !alerts.contains(id)).collect();
+            Committed { fresh: fresh.len(), alerts, events, devices }
+        })
+    }
+}
+
+/// One draft for each event, what its records say put together.
+fn fold<'r>(records: impl Iterator<Item = &'r StoredRecord>) -> BTreeMap<Uuid, EventDraft> {
+    let mut drafts: BTreeMap<Uuid, EventDraft> = BTreeMap::new();
+    for record in records {
+        let Content::Event(draft) = &record.content else { continue };
+        match drafts.get_mut(&draft.id) {
+            None => drop(drafts.insert(draft.id, draft.clone())),
+            Some(known) if known.device == draft.device => *known = joined(known, draft),
+            // Another station's event under the same id is forged; the first one stands.
+            Some(_) => {}
+        }
+    }
+    drafts
+}
+
+/// What two records of one event say together, whichever came first. The statement in
+/// [`upsert_events!`] joins a draft with a row by the same rule.
+fn joined(a: &EventDraft, b: &EventDraft) -> EventDraft {
+    let (base, other) = if b.complete && !a.complete { (b, a) } else { (a, b) };
+    EventDraft {
+        class: base.class.clone().or_else(|| other.class.clone()),
+        class_index: base.class_index.or(other.class_index),
+        alert: base.alert || other.alert,
+        canary: base.canary || other.canary,
+        listed_us: a.listed_us,
+        ..base.clone()
+    }
+}
+
+/// Gives a name to events whose model was not known when their alert came.
+macro_rules! name_events {
+    ($tx:ident, $status:ident) => {
+        for (index, class) in $status.classes.iter().enumerate() {
+            sqlx::query(
+                "UPDATE events SET class = $1 \
+                 WHERE class IS NULL AND model_tag = $2 AND class_index = $3",
+            )
+            .bind(class)
+            .bind(&$status.model_tag)
+            .bind(index as i64)
+            .execute(&mut *$tx)
+            .await?;
+        }
+    };
+}
+
+/// Notes every station of the batch; gives their ids.
+macro_rules! upsert_devices {
+    ($tx:ident, $batch:ident, $received_us:ident) => {{
+        let records = $batch.records.iter().map(|r| (r.id.device.0, r.site.as_str()));
+        let statuses = $batch.statuses.iter().map(|s| (s.device, s.site.as_str()));
+        let seen: BTreeMap<Uuid, &str> = records.chain(statuses).collect();
+        if !seen.is_empty() {
+            let mut query = QueryBuilder::<Db>::new(
+                "INSERT INTO devices (id, site_id, name, state, first_seen_us, last_seen_us) ",
+            );
+            query.push_values(&seen, |mut row, (id, site)| {
+                row.push_bind(*id).push_bind((*site).to_owned());
+                row.push_bind(provisional_name(*id)).push_bind("unknown");
+                row.push_bind($received_us).push_bind($received_us);
+            });
+            query.push(
+                " ON CONFLICT (id) DO UPDATE SET site_id = excluded.site_id, last_seen_us = \
+                 CASE WHEN excluded.last_seen_us > devices.last_seen_us \
+                 THEN excluded.last_seen_us ELSE devices.last_seen_us END",
+            );
+            query.build().persistent(false).execute(&mut *$tx).await?;
+        }
+        for status in &$batch.statuses {
+            sqlx::query(
+                "UPDATE devices SET name = $2, state = $3, agent_version = $4, model_tag = $5, \
+                 latitude = $6, longitude = $7, uncertainty_m = $8 WHERE id = $1",
+            )
+            .bind(status.device)
+            .bind(&status.name)
+            .bind(if status.online { "online" } else { "offline" })
+            .bind(&status.agent_version)
+            .bind(&status.model_tag)
+            .bind(status.location.map(|(latitude, _, _)| latitude))
+            .bind(status.location.map(|(_, longitude, _)| longitude))
+            .bind(status.location.and_then(|(_, _, radius_m)| radius_m).map(f64::from))
+            .execute(&mut *$tx)
+            .await?;
+        }
+        seen.into_keys().collect::<Vec<Uuid>>()
+    }};
+}
+
+/// What a station is called until it tells its name.
+fn provisional_name(id: Uuid) -> String {
+    format!("station-{}", &id.simple().to_string()[24..])
+}
+
+/// Inserts the records; gives those that were not there before.
+macro_rules! insert_records {
+    ($tx:ident, $batch:ident, $received_us:ident) => {{
+        let mut fresh: HashSet<RecordId> = HashSet::new();
+        if !$batch.records.is_empty() {
+            let mut query = QueryBuilder::<Db>::new(
+                "INSERT INTO records (device_id, boot, seq, site_id, kind, unix_us, time_quality, \
+                 received_us) ",
+            );
+            query.push_values(&$batch.records, |mut row, record| {
+                row.push_bind(record.id.device.0);
+                row.push_bind(i64::from(record.id.boot)).push_bind(i64::from(record.id.seq));
+                row.push_bind(record.site.clone()).push_bind(record.kind);
+                row.push_bind(record.unix_us).push_bind(record.time_quality.name());
+                row.push_bind($received_us);
+            });
+            query.push(" ON CONFLICT DO NOTHING RETURNING device_id, boot, seq");
+            let query = query.build_query_as::<Key>().persistent(false);
+            fresh.extend(query.fetch_all(&mut *$tx).await?.iter().map(record_id));
+        }
+        fresh
+    }};
+}
+
+fn record_id(key: &Key) -> RecordId {
+    // Both were u32 when they were written.
+    RecordId {
+        device: ecosight_shared::DeviceId(key.device_id),
+        boot: key.boot as u32,
+        seq: key.seq as u32,
+    }
+}
+
+macro_rules! insert_telemetry {
+    ($tx:ident, $records:expr, $received_us:ident) => {{
+        let rows: Vec<(&StoredRecord, &Telemetry)> = $records
+            .filter_map(|record| match &record.content {
+                Content::Telemetry(telemetry) => Some((record, telemetry)),
+                Content::Event(_) => None,
+            })
+            .collect();
+        if !rows.is_empty() {
+            let mut query = QueryBuilder::<Db>::new(
+                "INSERT INTO telemetry (device_id, boot, seq, site_id, unix_us, received_us, \
+                 agent_version, model_tag, uptime_s, windows, inference_p50_us, inference_p99_us, \
+                 dropped_samples, gaps, outbox_records, outbox_oldest_s, outbox_dropped, \
+                 clips_pending, disk_free_mib, cpu_temperature_c, noise_floor_dbfs, source) ",
+            );
+            query.push_values(rows, |mut row, (record, t)| {
+                row.push_bind(record.id.device.0);
+                row.push_bind(i64::from(record.id.boot)).push_bind(i64::from(record.id.seq));
+                row.push_bind(record.site.clone()).push_bind(record.unix_us);
+                row.push_bind($received_us);
+                let [major, minor, patch] = t.agent;
+                row.push_bind(format!("{major}.{minor}.{patch}")).push_bind(t.model.to_string());
+                row.push_bind(i64::from(t.uptime_s)).push_bind(counter(t.windows));
+                row.push_bind(i64::from(t.inference_p50_us));
+                row.push_bind(i64::from(t.inference_p99_us));
+                row.push_bind(counter(t.dropped_samples)).push_bind(i64::from(t.gaps));
+                row.push_bind(i64::from(t.outbox_records));
+                row.push_bind(i64::from(t.outbox_oldest_s));
+                row.push_bind(i64::from(t.outbox_dropped));
+                row.push_bind(i64::from(t.clips_pending)).push_bind(i64::from(t.disk_free_mib));
+                row.push_bind(t.cpu_temperature_dc.map(|dc| f64::from(dc) / 10.0));
+                row.push_bind(f64::from(t.noise_floor_dbfs)).push_bind(t.source.name());
+            });
+            query.push(" ON CONFLICT DO NOTHING");
+            query.build().persistent(false).execute(&mut *$tx).await?;
+        }
+    }};
+}
+
+/// A count in a column of 63 bits.
+fn counter(count: u64) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+/// Turns class indices into names, for models whose class list is known.
+macro_rules! resolve_classes {
+    ($tx:ident, $drafts:ident) => {
+        let tags: HashSet<String> = $drafts
+            .values()
+            .filter(|draft| draft.class.is_none())
+            .map(|draft| draft.model_tag.clone())
+            .collect();
+        for tag in tags {
+            let classes: Option<(String,)> =
+                sqlx::query_as("SELECT classes FROM models WHERE tag = $1")
+                    .bind(&tag)
+                    .fetch_optional(&mut *$tx)
+                    .await?;
+            let classes: Vec<String> =
+                classes.and_then(|(text,)| serde_json::from_str(&text).ok()).unwrap_or_default();
+            for draft in $drafts.values_mut().filter(|d| d.class.is_none() && d.model_tag == tag) {
+                let index = draft.class_index.map(usize::from);
+                draft.class = index.and_then(|index| classes.get(index).cloned());
+            }
+        }
+    };
+}
+
+/// Joins the drafts with what is known of their events. A row that a detection has completed keeps
+/// its numbers, an alert that comes later only adds what it alone knows.
+macro_rules! upsert_events {
+    ($tx:ident, $drafts:ident, $received_us:ident) => {{
+        let mut touched: Vec<Upserted> = Vec::new();
+        if !$drafts.is_empty() {
+            let mut query = QueryBuilder::<Db>::new(
+                "INSERT INTO events (id, site_id, device_id, class, class_index, alert, canary, \
+                 flags, complete, state, score, onset_us, time_quality, received_us, listed_us, \
+                 duration_ms, decided_after_ms, windows, level_dbfs, noise_floor_dbfs, scores, \
+                 model_tag) ",
+            );
+            query.push_values($drafts.values(), |mut row, draft| {
+                row.push_bind(draft.id).push_bind(draft.site.clone()).push_bind(draft.device);
+                row.push_bind(draft.class.clone()).push_bind(draft.class_index.map(i64::from));
+                row.push_bind(draft.alert).push_bind(draft.canary);
+                row.push_bind(i64::from(draft.flags)).push_bind(draft.complete).push_bind("open");
+                row.push_bind(draft.score).push_bind(draft.onset_us);
+                row.push_bind(draft.time_quality.name());
+                row.push_bind($received_us).push_bind(draft.listed_us);
+                row.push_bind(draft.duration_ms.map(i64::from));
+                row.push_bind(draft.decided_after_ms.map(i64::from));
+                row.push_bind(i64::from(draft.windows)).push_bind(draft.level_dbfs);
+                row.push_bind(draft.noise_floor_dbfs);
+                row.push_bind(draft.scores.as_deref().map(score_list));
+                row.push_bind(draft.model_tag.clone());
+            });
+            query.push(concat!(
+                " ON CONFLICT (id) DO UPDATE SET \
+                 alert = events.alert OR excluded.alert, \
+                 canary = events.canary OR excluded.canary, \
+                 complete = events.complete OR excluded.complete, \
+                 class_index = COALESCE(events.class_index, excluded.class_index), \
+                 class = CASE WHEN excluded.complete AND NOT events.complete \
+                 THEN COALESCE(excluded.class, events.class) \
+                 ELSE COALESCE(events.class, excluded.class) END, ",
+                completed!("flags"),
+                ", ",
+                completed!("score"),
+                ", ",
+                completed!("onset_us"),
+                ", ",
+                completed!("time_quality"),
+                ", ",
+                completed!("duration_ms"),
+                ", ",
+                completed!("decided_after_ms"),
+                ", ",
+                completed!("windows"),
+                ", ",
+                completed!("level_dbfs"),
+                ", ",
+                completed!("noise_floor_dbfs"),
+                ", ",
+                completed!("scores"),
+                ", ",
+                completed!("model_tag"),
+                " WHERE events.device_id = excluded.device_id RETURNING id, alert, canary",
+            ));
+            let query = query.build_query_as::<Upserted>().persistent(false);
+            touched = query.fetch_all(&mut *$tx).await?;
+        }
+        touched
+    }};
+}
+
+/// The column takes the detection's value, once.
+macro_rules! completed {
+    ($column:literal) => {
+        concat!(
+            $column,
+            " = CASE WHEN excluded.complete AND NOT events.complete THEN excluded.",
+            $column,
+            " ELSE events.",
+            $column,
+            " END"
+        )
+    };
+}
+
+/// Scores as a JSON array.
+fn score_list(scores: &[u8]) -> String {
+    serde_json::Value::from(scores).to_string()
+}
+
+/// Notes alerts that rangers have not been told of; gives their events. A canary proves that a
+/// station hears and is never one of them.
+macro_rules! insert_notifications {
+    ($tx:ident, $touched:ident, $drafts:ident, $received_us:ident) => {{
+        let due: Vec<&EventDraft> = $touched
+            .iter()
+            .filter(|event| event.alert && !event.canary)
+            .filter_map(|event| $drafts.get(&event.id))
+            .collect();
+        let mut alerts: Vec<Uuid> = Vec::new();
+        if !due.is_empty() {
+            let mut query = QueryBuilder::<Db>::new(
+                "INSERT INTO notifications (event_id, site_id, created_us) ",
+            );
+            query.push_values(due, |mut row, draft| {
+                row.push_bind(draft.id).push_bind(draft.site.clone()).push_bind($received_us);
+            });
+            query.push(" ON CONFLICT DO NOTHING RETURNING event_id");
+            let query = query.build_query_scalar::<Uuid>().persistent(false);
+            alerts = query.fetch_all(&mut *$tx).await?;
+        }
+        alerts
+    }};
+}
+
+/// Notes the clips that detections tell of. What a station says over MQTT corrects what was declared
+/// over HTTP, until the bytes are verified.
+macro_rules! expect_clips {
+    ($tx:ident, $drafts:ident) => {
+        for draft in $drafts.values() {
+            let Some(clip) = &draft.clip else { continue };
+            sqlx::query(
+                "INSERT INTO clips (id, site_id, device_id, sha256, bytes, duration_ms, format, \
+                 status) VALUES ($1, $2, $3, $4, $5, $6, $7, 'expected') \
+                 ON CONFLICT (id) DO UPDATE SET site_id = excluded.site_id, \
+                 device_id = excluded.device_id, sha256 = excluded.sha256, bytes = excluded.bytes, \
+                 duration_ms = excluded.duration_ms, format = excluded.format \
+                 WHERE clips.status <> 'stored'",
+            )
+            .bind(draft.id)
+            .bind(&draft.site)
+            .bind(draft.device)
+            .bind(hex(&clip.sha256))
+            .bind(i64::from(clip.bytes))
+            .bind(i64::from(clip.duration_ms))
+            .bind(clip.format.extension())
+            .execute(&mut *$tx)
+            .await?;
+        }
+    };
+}
+
+macro_rules! quarantine {
+    ($tx:ident, $refused:expr, $received_us:ident) => {
+        for refused in &$refused {
+            sqlx::query(
+                "INSERT INTO quarantine (received_us, topic, reason, payload) \
+                 VALUES ($1, $2, $3, $4)",
+            )
+            .bind($received_us)
+            .bind(&refused.topic)
+            .bind(&refused.reason)
+            .bind(&refused.payload)
+            .execute(&mut *$tx)
+            .await?;
+        }
+        if !$refused.is_empty() {
+            sqlx::query("DELETE FROM quarantine WHERE id <= (SELECT MAX(id) FROM quarantine) - $1")
+                .bind(QUARANTINE_LIMIT)
+                .execute(&mut *$tx)
+                .await?;
+        }
+    };
+}
+
+use {
+    completed, expect_clips, insert_notifications, insert_records, insert_telemetry, name_events,
+    quarantine, resolve_classes, upsert_devices, upsert_events,
+};

@@ -1,0 +1,175 @@
+//! Events as the API lists them.
+
+use std::fmt;
+use std::str::FromStr;
+
+use sqlx::{FromRow, QueryBuilder};
+use uuid::Uuid;
+
+use super::{Backend, Store, StoreError, reading};
+
+/// An event with its station, model and clip.
+#[derive(Clone, Debug, PartialEq, FromRow)]
+#[allow(missing_docs, reason = "the columns of the table events, and of those it refers to")]
+pub struct EventRow {
+    pub id: Uuid,
+    pub device_id: Uuid,
+    pub device_name: Option<String>,
+    pub site_id: String,
+    pub class: Option<String>,
+    pub alert: bool,
+    pub canary: bool,
+    pub complete: bool,
+    pub state: String,
+    pub score: f64,
+    pub onset_us: i64,
+    pub time_quality: String,
+    pub received_us: i64,
+    pub listed_us: i64,
+    pub duration_ms: Option<i64>,
+    pub decided_after_ms: Option<i64>,
+    pub windows: i64,
+    pub level_dbfs: f64,
+    pub noise_floor_dbfs: Option<f64>,
+    pub scores: Option<String>,
+    pub model_tag: String,
+    pub model_name: Option<String>,
+    pub model_version: Option<String>,
+    pub model_classes: Option<String>,
+    pub latitude: Option<f64>,
+    pub longitude: Option<f64>,
+    pub uncertainty_m: Option<f64>,
+    pub clip_status: Option<String>,
+    pub clip_bytes: Option<i64>,
+    pub clip_duration_ms: Option<i64>,
+    pub clip_format: Option<String>,
+    pub clip_sha256: Option<String>,
+}
+
+/// Which events; `None` means any.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EventFilter {
+    /// Only those whose class alerts.
+    pub alerts_only: bool,
+    /// Of this site.
+    pub site: Option<String>,
+    /// Of this station.
+    pub device: Option<Uuid>,
+    /// Of this class.
+    pub class: Option<String>,
+    /// Listed at this time or later, µs.
+    pub since_us: Option<i64>,
+    /// Listed before this time, µs.
+    pub until_us: Option<i64>,
+    /// After this place in the list.
+    pub after: Option<Cursor>,
+}
+
+/// A place in the list of events, newest first: that of the last event on the page before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cursor {
+    /// See the column `listed_us`.
+    pub listed_us: i64,
+    /// The event.
+    pub id: Uuid,
+}
+
+macro_rules! select_event {
+    ($rest:literal) => {
+        concat!(
+            "SELECT e.id, e.device_id, d.name AS device_name, e.site_id, e.class, e.alert, e.canary, \
+             e.complete, e.state, e.score, e.onset_us, e.time_quality, e.received_us, e.listed_us, \
+             e.duration_ms, e.decided_after_ms, e.windows, e.level_dbfs, e.noise_floor_dbfs, \
+             e.scores, e.model_tag, m.name AS model_name, m.version AS model_version, \
+             m.classes AS model_classes, d.latitude, d.longitude, d.uncertainty_m, \
+             c.status AS clip_status, c.bytes AS clip_bytes, c.duration_ms AS clip_duration_ms, \
+             c.format AS clip_format, c.sha256 AS clip_sha256 \
+             FROM events e LEFT JOIN devices d ON d.id = e.device_id \
+             LEFT JOIN models m ON m.tag = e.model_tag \
+             LEFT JOIN clips c ON c.id = e.id AND c.device_id = e.device_id ",
+            $rest
+        )
+    };
+}
+
+/// Builds and runs the list's query on one pool.
+macro_rules! list {
+    ($db:ty, $pool:expr, $filter:expr, $limit:expr) => {{
+        let mut query = QueryBuilder::<$db>::new(select_event!("WHERE TRUE"));
+        if $filter.alerts_only {
+            query.push(" AND e.alert = TRUE");
+        }
+        if let Some(site) = &$filter.site {
+            query.push(" AND e.site_id = ").push_bind(site.clone());
+        }
+        if let Some(device) = $filter.device {
+            query.push(" AND e.device_id = ").push_bind(device);
+        }
+        if let Some(class) = &$filter.class {
+            query.push(" AND e.class = ").push_bind(class.clone());
+        }
+        if let Some(since) = $filter.since_us {
+            query.push(" AND e.listed_us >= ").push_bind(since);
+        }
+        if let Some(until) = $filter.until_us {
+            query.push(" AND e.listed_us < ").push_bind(until);
+        }
+        if let Some(Cursor { listed_us, id }) = $filter.after {
+            query.push(" AND (e.listed_us, e.id) < (").push_bind(listed_us);
+            query.push(", ").push_bind(id).push(")");
+        }
+        query.push(" ORDER BY e.listed_us DESC, e.id DESC LIMIT ").push_bind($limit);
+        query.build_query_as::<EventRow>().fetch_all($pool).await
+    }};
+}
+
+impl Store {
+    /// At most `limit` events, newest first.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    pub async fn events(
+        &self,
+        filter: &EventFilter,
+        limit: i64,
+    ) -> Result<Vec<EventRow>, StoreError> {
+        Ok(match &self.backend {
+            Backend::Lite { read, .. } => list!(sqlx::Sqlite, read, filter, limit)?,
+            Backend::Pg { pool } => list!(sqlx::Postgres, pool, filter, limit)?,
+        })
+    }
+
+    /// One event.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    pub async fn event(&self, id: Uuid) -> Result<Option<EventRow>, StoreError> {
+        Ok(reading!(self, |pool| {
+            sqlx::query_as(select_event!("WHERE e.id = $1")).bind(id).fetch_optional(pool).await
+        })?)
+    }
+}
+
+impl EventRow {
+    /// The place of this event in the list.
+    #[must_use]
+    pub fn cursor(&self) -> Cursor {
+        Cursor { listed_us: self.listed_us, id: self.id }
+    }
+}
+
+impl fmt::Display for Cursor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.listed_us, self.id.simple())
+    }
+}
+
+impl FromStr for Cursor {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let (listed_us, id) = text.split_once('.').ok_or(())?;
+        let id = Uuid::try_parse(id).map_err(|_| ())?;
+        Ok(Self { listed_us: listed_us.parse().map_err(|_| ())?, id })
+    }
+}

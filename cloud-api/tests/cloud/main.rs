@@ -1,0 +1,12 @@
+//! The server under test: its database's laws, and the built program with real brokers and clients.
+
+mod databases;
+mod http;
+mod ingest;
+mod live;
+mod program;
+mod schema;
+mod server;
+mod station;
+mod store;
+mod uploads;
