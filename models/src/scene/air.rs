@@ -24,11 +24,7 @@ pub struct Air {
 
 impl Default for Air {
     fn default() -> Self {
-        Self {
-            temperature_c: 25.0,
-            humidity_percent: 90.0,
-            pressure_kpa: 98.0,
-        }
+        Self { temperature_c: 25.0, humidity_percent: 90.0, pressure_kpa: 98.0 }
     }
 }
 
@@ -52,9 +48,8 @@ impl Air {
             10_f64.powf(-6.8346 * (TRIPLE_POINT_K / self.kelvin()).powf(1.261) + 4.6151);
         let h = f64::from(self.humidity_percent) * saturation / p;
         let oxygen = p * (24.0 + 4.04e4 * h * (0.02 + h) / (0.391 + h));
-        let nitrogen = p
-            * t.powf(-0.5)
-            * (9.0 + 280.0 * h * (-4.170 * (t.powf(-1.0 / 3.0) - 1.0)).exp());
+        let nitrogen =
+            p * t.powf(-0.5) * (9.0 + 280.0 * h * (-4.170 * (t.powf(-1.0 / 3.0) - 1.0)).exp());
         let classical = 1.84e-11 / p * t.sqrt();
         let relaxation = t.powf(-2.5)
             * (0.01275 * (-2239.1 / self.kelvin()).exp() / (oxygen + hz * hz / oxygen)
@@ -80,14 +75,9 @@ mod tests {
             (15.0, 20.0, [0.6, 1.2, 2.7, 8.2, 28.2, 88.8, 202.0]),
         ];
         for (temperature_c, humidity_percent, expected) in cases {
-            let air = Air {
-                temperature_c,
-                humidity_percent,
-                pressure_kpa: 101.325,
-            };
-            for (hz, db_per_km) in [125.0, 250.0, 500.0, 1000.0, 2000.0, 4000.0, 8000.0]
-                .into_iter()
-                .zip(expected)
+            let air = Air { temperature_c, humidity_percent, pressure_kpa: 101.325 };
+            for (hz, db_per_km) in
+                [125.0, 250.0, 500.0, 1000.0, 2000.0, 4000.0, 8000.0].into_iter().zip(expected)
             {
                 let ours = air.absorption_db_per_m(hz) * 1000.0;
                 assert!(
@@ -96,6 +86,8 @@ mod tests {
                 );
             }
         }
-        assert!((Air { temperature_c: 20.0, ..Air::default() }.speed_of_sound() - 343.2).abs() < 0.1);
+        assert!(
+            (Air { temperature_c: 20.0, ..Air::default() }.speed_of_sound() - 343.2).abs() < 0.1
+        );
     }
 }

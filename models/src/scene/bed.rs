@@ -15,10 +15,7 @@ pub(super) struct Bus {
 
 impl Bus {
     pub(super) fn new() -> Self {
-        Self {
-            dry: [0.0; STEP],
-            wet: [0.0; STEP],
-        }
+        Self { dry: [0.0; STEP], wet: [0.0; STEP] }
     }
 
     pub(super) fn clear(&mut self) {

@@ -107,7 +107,9 @@ pub(super) fn warbler(chance: &mut Chance) -> Species {
 pub(super) fn dove(chance: &mut Chance) -> Species {
     let hz = chance.between_log(380.0, 620.0);
     let rhythm: Vec<(f32, f32, f32)> = (0..chance.whole(3, 7))
-        .map(|_| (chance.between(0.1, 0.42), chance.between(0.06, 0.24), chance.between(0.94, 1.08)))
+        .map(|_| {
+            (chance.between(0.1, 0.42), chance.between(0.06, 0.24), chance.between(0.94, 1.08))
+        })
         .collect();
     Species {
         grammar: Box::new(move |chance| {
@@ -135,7 +137,8 @@ pub(super) fn dove(chance: &mut Chance) -> Species {
 /// A long falling or hurrying series of hoots: coucals, turacos, wood-owls by day.
 pub(super) fn coucal(chance: &mut Chance) -> Species {
     let hz = chance.between_log(430.0, 850.0);
-    let (count, fall, hurry) = (chance.whole(8, 20), chance.between(0.7, 1.12), chance.between(0.8, 1.0));
+    let (count, fall, hurry) =
+        (chance.whole(8, 20), chance.between(0.7, 1.12), chance.between(0.8, 1.0));
     Species {
         grammar: Box::new(move |_| {
             let mut gap = 0.22;

@@ -100,12 +100,12 @@ impl Callers {
         } else {
             animal.left = self.chance.whole(self.species.bout.0, self.species.bout.1);
             if self.chance.happens(0.4) {
-                animal.distance_m = self
-                    .chance
-                    .between_log(self.species.distance_m.0, self.species.distance_m.1);
+                animal.distance_m =
+                    self.chance.between_log(self.species.distance_m.0, self.species.distance_m.1);
             }
             // A quiet hour has rests three times as long as a busy one.
-            let rest = f64::from(self.species.rest_s) * (1.6 - 1.2 * f64::from(self.activity.step()));
+            let rest =
+                f64::from(self.species.rest_s) * (1.6 - 1.2 * f64::from(self.activity.step()));
             self.chance.wait(rest).max(1.0)
         };
         animal.next_s = at_s + length_s + pause;
@@ -130,12 +130,13 @@ impl Layer for Callers {
             }
             let into = (from - start) as usize;
             let samples = &call.samples[(from - call.start) as usize..];
-            for ((dry, wet), sample) in bus.dry[into..].iter_mut().zip(&mut bus.wet[into..]).zip(samples) {
+            for ((dry, wet), sample) in
+                bus.dry[into..].iter_mut().zip(&mut bus.wet[into..]).zip(samples)
+            {
                 *dry += sample * call.dry;
                 *wet += sample * call.wet;
             }
         }
-        self.playing
-            .retain(|call| call.start + call.samples.len() as u64 > end);
+        self.playing.retain(|call| call.start + call.samples.len() as u64 > end);
     }
 }

@@ -80,10 +80,7 @@ impl SceneCommandError {
     }
 
     fn write(path: &Path, reason: impl ToString) -> Self {
-        Self::Write {
-            path: path.display().to_string(),
-            reason: reason.to_string(),
-        }
+        Self::Write { path: path.display().to_string(), reason: reason.to_string() }
     }
 }
 
@@ -144,9 +141,7 @@ pub fn run(args: &SceneArgs) -> Result<SceneSummary, SceneCommandError> {
         )));
     }
     if args.truth.as_ref() == Some(&args.out) {
-        return Err(SceneCommandError::Usage(
-            "--out and --truth name the same file".to_owned(),
-        ));
+        return Err(SceneCommandError::Usage("--out and --truth name the same file".to_owned()));
     }
     let mut scene = Scene::new(config);
     let audio = Draft::beside(&args.out)?;
@@ -168,11 +163,9 @@ pub fn run(args: &SceneArgs) -> Result<SceneSummary, SceneCommandError> {
         let mut writer = io::BufWriter::new(file);
         serde_json::to_writer_pretty(&mut writer, &truth)
             .map_err(|error| SceneCommandError::write(path, error))?;
-        let file = writer
-            .into_inner()
-            .map_err(|error| SceneCommandError::write(path, error.error()))?;
-        file.sync_all()
-            .map_err(|error| SceneCommandError::write(path, error))?;
+        let file =
+            writer.into_inner().map_err(|error| SceneCommandError::write(path, error.error()))?;
+        file.sync_all().map_err(|error| SceneCommandError::write(path, error))?;
         draft.publish()?;
     }
     audio.publish()?;
@@ -192,9 +185,7 @@ fn write_wav(scene: &mut Scene, draft: &Draft) -> Result<(), SceneCommandError> 
         sample_format: hound::SampleFormat::Int,
     };
     let file = draft.create()?;
-    let handle = file
-        .try_clone()
-        .map_err(|error| SceneCommandError::write(&draft.path, error))?;
+    let handle = file.try_clone().map_err(|error| SceneCommandError::write(&draft.path, error))?;
     let mut writer = hound::WavWriter::new(io::BufWriter::new(file), spec).map_err(failed)?;
     let mut block = vec![0.0_f32; BLOCK];
     loop {
@@ -209,9 +200,7 @@ fn write_wav(scene: &mut Scene, draft: &Draft) -> Result<(), SceneCommandError> 
         }
     }
     writer.finalize().map_err(failed)?;
-    handle
-        .sync_all()
-        .map_err(|error| SceneCommandError::write(&draft.path, error))
+    handle.sync_all().map_err(|error| SceneCommandError::write(&draft.path, error))
 }
 
 /// A file under a temporary name beside its place, removed unless it is published.
@@ -229,10 +218,7 @@ impl Draft {
             return Err(SceneCommandError::write(path, "this is a directory"));
         }
         let hidden = format!(".{}.{}.part", name.to_string_lossy(), std::process::id());
-        Ok(Self {
-            path: path.to_owned(),
-            draft: path.with_file_name(hidden),
-        })
+        Ok(Self { path: path.to_owned(), draft: path.with_file_name(hidden) })
     }
 
     fn create(&self) -> Result<fs::File, SceneCommandError> {
@@ -271,9 +257,7 @@ fn duration_s(text: &str) -> Result<f64, String> {
         return Err(wrong());
     }
     while !rest.is_empty() {
-        let digits = rest
-            .find(|c: char| !(c.is_ascii_digit() || c == '.'))
-            .unwrap_or(rest.len());
+        let digits = rest.find(|c: char| !(c.is_ascii_digit() || c == '.')).unwrap_or(rest.len());
         let number: f64 = rest[..digits].parse().map_err(|_| wrong())?;
         let unit = rest[digits..].chars().next();
         let seconds = match unit {

@@ -71,7 +71,9 @@ pub enum SceneConfigError {
     #[error("min_gap is {0} s: it must be 0 or more")]
     MinGap(f64),
     /// The gaps leave less room than the rate needs.
-    #[error("{shots_per_hour} shots an hour do not fit with {min_gap_s} s between them: lower one of the two")]
+    #[error(
+        "{shots_per_hour} shots an hour do not fit with {min_gap_s} s between them: lower one of the two"
+    )]
     Crowded {
         /// The rate asked for.
         shots_per_hour: f64,
@@ -79,7 +81,9 @@ pub enum SceneConfigError {
         min_gap_s: f64,
     },
     /// Distances empty or out of range.
-    #[error("distance is {0} to {1} m: it must lie within {NEAREST_M} to {FARTHEST_M} m, the lower end first")]
+    #[error(
+        "distance is {0} to {1} m: it must lie within {NEAREST_M} to {FARTHEST_M} m, the lower end first"
+    )]
     Distance(f32, f32),
     /// Ambience level out of range.
     #[error("ambience is {0} dB: it must lie within -60 and 40 dB")]
@@ -132,11 +136,7 @@ impl SceneConfig {
         if !(60.0..=180.0).contains(&full_scale) {
             faults.push(SceneConfigError::FullScale(full_scale));
         }
-        if faults.is_empty() {
-            Ok(())
-        } else {
-            Err(faults)
-        }
+        if faults.is_empty() { Ok(()) } else { Err(faults) }
     }
 
     /// The nearest settings that a scene can have: [`Scene::new`](super::Scene::new) takes any.

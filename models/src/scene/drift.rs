@@ -20,15 +20,9 @@ impl Drift {
         let pull = 1.0 - (-step_s * 4.0 / period_s).exp();
         // Variance of white noise behind two equal one-pole low passes with factor `pull`.
         let keep = 1.0 - pull;
-        let variance =
-            pull.powi(4) * (1.0 + keep * keep) / (1.0 - keep * keep).powi(3).max(1e-30);
-        let mut drift = Self {
-            pull,
-            first: 0.0,
-            second: 0.0,
-            scale: 1.0 / variance.sqrt(),
-            chance,
-        };
+        let variance = pull.powi(4) * (1.0 + keep * keep) / (1.0 - keep * keep).powi(3).max(1e-30);
+        let mut drift =
+            Self { pull, first: 0.0, second: 0.0, scale: 1.0 / variance.sqrt(), chance };
         // Start anywhere in its range, not in the middle.
         drift.second = drift.chance.normal() / drift.scale;
         drift.first = drift.second;
@@ -58,11 +52,9 @@ mod tests {
         let mut drift = Drift::new(10.0, 0.032, Chance::new(1));
         let values: Vec<f32> = (0..60_000).map(|_| drift.step()).collect();
         let mean = values.iter().sum::<f32>() / values.len() as f32;
-        let jump = values
-            .windows(2)
-            .map(|pair| (pair[1] - pair[0]).abs())
-            .fold(0.0, f32::max);
-        let share = |low: f32| values.iter().filter(|&&v| v < low).count() as f32 / values.len() as f32;
+        let jump = values.windows(2).map(|pair| (pair[1] - pair[0]).abs()).fold(0.0, f32::max);
+        let share =
+            |low: f32| values.iter().filter(|&&v| v < low).count() as f32 / values.len() as f32;
         assert!((mean - 0.5).abs() < 0.06, "mean {mean}");
         assert!((share(0.25) - 0.25).abs() < 0.08, "lower quarter {}", share(0.25));
         assert!(jump < 0.05, "largest step {jump}");

@@ -132,8 +132,12 @@ impl Engine {
         if since_s >= self.next_throttle_s {
             let idle = self.throttle_aim < 0.3;
             let (aim, hold) = match self.kind {
-                EngineKind::Chainsaw if idle => (self.chance.between(0.8, 1.0), self.chance.between(2.0, 9.0)),
-                EngineKind::Chainsaw => (self.chance.between(0.0, 0.25), self.chance.between(0.7, 3.5)),
+                EngineKind::Chainsaw if idle => {
+                    (self.chance.between(0.8, 1.0), self.chance.between(2.0, 9.0))
+                }
+                EngineKind::Chainsaw => {
+                    (self.chance.between(0.0, 0.25), self.chance.between(0.7, 3.5))
+                }
                 _ => (self.chance.between(0.35, 0.95), self.chance.between(2.0, 7.0)),
             };
             self.throttle_aim = aim;

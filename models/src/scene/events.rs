@@ -81,12 +81,7 @@ impl Events {
             .map(|(name, make, per_hour)| {
                 let mut chance = Chance::for_part(config.seed, name);
                 let mean_s = 3600.0 / per_hour;
-                Recurring {
-                    make,
-                    mean_s,
-                    next_s: 1.0 + chance.wait(mean_s),
-                    chance,
-                }
+                Recurring { make, mean_s, next_s: 1.0 + chance.wait(mean_s), chance }
             })
             .collect();
         Self {
@@ -109,7 +104,12 @@ impl Events {
     }
 
     /// Adds the step that begins at sample `start`, and lists the events that begin in it.
-    pub(super) fn add(&mut self, start: u64, out: &mut [f32; STEP], truth: &mut VecDeque<SceneEvent>) {
+    pub(super) fn add(
+        &mut self,
+        start: u64,
+        out: &mut [f32; STEP],
+        truth: &mut VecDeque<SceneEvent>,
+    ) {
         let end = start + STEP as u64;
         self.schedule(end);
         for sound in &self.playing {
@@ -123,8 +123,7 @@ impl Events {
                 *sum += sample;
             }
         }
-        self.playing
-            .retain(|sound| sound.start + sound.samples.len() as i64 > end as i64);
+        self.playing.retain(|sound| sound.start + sound.samples.len() as i64 > end as i64);
         for engine in &mut self.engines {
             engine.add(start, out);
         }
@@ -179,11 +178,8 @@ impl Events {
         let path = self.path(distance_m, &mut chance);
         let rounds = weapon.rounds(&mut chance);
         let samples = gunshot_rounds(&weapon, &path, &rounds, &mut chance);
-        let sound = SceneSound::GunShot {
-            weapon: weapon.kind,
-            distance_m,
-            rounds: rounds.len() as u8,
-        };
+        let sound =
+            SceneSound::GunShot { weapon: weapon.kind, distance_m, rounds: rounds.len() as u8 };
         self.play(sound, onset, SHOT_LEAD_SAMPLES, samples);
     }
 
@@ -217,10 +213,7 @@ impl Events {
         self.waiting.push(Waiting {
             onset,
             event: SceneEvent {
-                kind: SceneSound::Engine {
-                    engine: engine.kind(),
-                    distance_m: engine.closest_m(),
-                },
+                kind: SceneSound::Engine { engine: engine.kind(), distance_m: engine.closest_m() },
                 onset_s: engine.start() as f64 / RATE,
                 end_s: engine.end() as f64 / RATE,
                 level_dbfs: decibel(level_pa / self.config.microphone.full_scale_pa()),
@@ -231,7 +224,14 @@ impl Events {
         self.engines.push(engine);
     }
 
-    fn carry(&mut self, sound: SceneSound, onset: u64, distance_m: f32, source: &[f32], chance: &mut Chance) {
+    fn carry(
+        &mut self,
+        sound: SceneSound,
+        onset: u64,
+        distance_m: f32,
+        source: &[f32],
+        chance: &mut Chance,
+    ) {
         let samples = self.path(distance_m, chance).carry(source, chance);
         self.play(sound, onset, CARRY_LEAD, samples);
     }
@@ -256,15 +256,9 @@ impl Events {
             transient_snr_db: 0.0,
         };
         let mut band = BandMeter::filters();
-        let in_band: Vec<f32> = samples
-            .iter()
-            .map(|&x| band.iter_mut().fold(x, |x, filter| filter.run(x)))
-            .collect();
-        self.waiting.push(Waiting {
-            onset,
-            event,
-            band_pa: loudest_rms(&in_band),
-        });
+        let in_band: Vec<f32> =
+            samples.iter().map(|&x| band.iter_mut().fold(x, |x, filter| filter.run(x))).collect();
+        self.waiting.push(Waiting { onset, event, band_pa: loudest_rms(&in_band) });
         self.playing.push(Playing { start, samples });
     }
 }
@@ -282,18 +276,12 @@ fn loudest_rms(samples: &[f32]) -> f32 {
     if samples.len() < LEVEL_SAMPLES {
         return rms(samples);
     }
-    samples
-        .windows(LEVEL_SAMPLES)
-        .step_by(LEVEL_SAMPLES / 4)
-        .map(rms)
-        .fold(0.0, f32::max)
+    samples.windows(LEVEL_SAMPLES).step_by(LEVEL_SAMPLES / 4).map(rms).fold(0.0, f32::max)
 }
 
 /// End of the last 20 ms whose level is at least `floor`.
 fn last_above(samples: &[f32], floor: f32) -> usize {
-    let last = samples
-        .chunks(LEVEL_SAMPLES)
-        .rposition(|piece| rms(piece) >= floor);
+    let last = samples.chunks(LEVEL_SAMPLES).rposition(|piece| rms(piece) >= floor);
     (last.map_or(0, |last| last + 1) * LEVEL_SAMPLES).min(samples.len())
 }
 

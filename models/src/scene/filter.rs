@@ -17,10 +17,7 @@ pub(super) struct OnePole {
 
 impl OnePole {
     pub(super) fn low_pass(hz: f32) -> Self {
-        Self {
-            pull: 1.0 - (-TAU * hz.min(RATE * TOP) / RATE).exp(),
-            state: 0.0,
-        }
+        Self { pull: 1.0 - (-TAU * hz.min(RATE * TOP) / RATE).exp(), state: 0.0 }
     }
 
     /// Moves the corner and keeps the state.
@@ -46,11 +43,7 @@ pub(super) struct Biquad {
 
 impl Biquad {
     fn new(b: [f32; 3], a: [f32; 3]) -> Self {
-        Self {
-            b: b.map(|v| v / a[0]),
-            a: [a[1] / a[0], a[2] / a[0]],
-            s: [0.0; 2],
-        }
+        Self { b: b.map(|v| v / a[0]), a: [a[1] / a[0], a[2] / a[0]], s: [0.0; 2] }
     }
 
     fn angle(hz: f32, q: f32) -> (f32, f32) {
@@ -103,7 +96,8 @@ mod tests {
         for (hz, q) in [(600.0, 2.0), (2500.0, 8.0), (4000.0, 20.0)] {
             let (mut chance, mut band) = (Chance::new(5), Biquad::band_pass(hz, q));
             let n = 160_000;
-            let power: f32 = (0..n).map(|_| band.run(chance.white()).powi(2)).sum::<f32>() / n as f32;
+            let power: f32 =
+                (0..n).map(|_| band.run(chance.white()).powi(2)).sum::<f32>() / n as f32;
             let ratio = power.sqrt() / noise_share(hz, q);
             assert!((0.97..1.03).contains(&ratio), "{hz} Hz, q {q}: {ratio}");
         }

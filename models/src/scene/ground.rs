@@ -21,9 +21,7 @@ fn faddeeva(z: Complex<f64>) -> Complex<f64> {
     let t = Complex::new(z.im, -z.re);
     let s = z.re.abs() + z.im;
     let horner = |x: Complex<f64>, coefficients: &[f64]| {
-        coefficients
-            .iter()
-            .fold(Complex::new(0.0, 0.0), |sum, &c| sum * x + c)
+        coefficients.iter().fold(Complex::new(0.0, 0.0), |sum, &c| sum * x + c)
     };
     if s >= 15.0 {
         t * 0.564_189_6 / (t * t + 0.5)
@@ -36,9 +34,7 @@ fn faddeeva(z: Complex<f64>) -> Complex<f64> {
     } else {
         let u = -(t * t);
         let top = [0.564_19, 1.320_522, 35.766_83, 219.0313, 1540.787, 3321.9905, 36_183.31];
-        let bottom = [
-            1.0, 1.841_439, 61.570_37, 364.2191, 2186.181, 9022.228, 24_322.84, 32_066.6,
-        ];
+        let bottom = [1.0, 1.841_439, 61.570_37, 364.2191, 2186.181, 9022.228, 24_322.84, 32_066.6];
         (-u).exp() - t * horner(u, &top) / horner(u, &bottom)
     }
 }

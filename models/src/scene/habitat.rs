@@ -78,11 +78,7 @@ impl Habitat {
             Self::DryForest => (29.0, 50.0, 93.0),
             Self::Savanna => (31.0, 38.0, 90.0),
         };
-        Air {
-            temperature_c,
-            humidity_percent,
-            pressure_kpa,
-        }
+        Air { temperature_c, humidity_percent, pressure_kpa }
     }
 
     /// What stands between a shot and the recorder.
@@ -102,13 +98,7 @@ impl Habitat {
             Self::DryForest => (2.0, 12.0, 10.0, 6.0, 5.0),
             Self::Savanna => (4.0, 4.0, 5.0, 3.0, 7.0),
         };
-        Distractors {
-            thunder,
-            branches,
-            woodpeckers,
-            chops,
-            engines,
-        }
+        Distractors { thunder, branches, woodpeckers, chops, engines }
     }
 
     /// The layers of its ambience.
@@ -161,11 +151,7 @@ impl Builder {
     }
 
     fn rain(&mut self, dry_s: f64, wet_s: f64, wet_at_first: f32) {
-        let showers = Showers {
-            dry_s,
-            wet_s,
-            begins_wet: self.chance.happens(wet_at_first),
-        };
+        let showers = Showers { dry_s, wet_s, begins_wet: self.chance.happens(wet_at_first) };
         let rain = Rain::new(showers, self.chance.split());
         self.layers.push(Box::new(rain));
     }
@@ -202,8 +188,8 @@ impl Builder {
         self.hush((36.0, 45.0));
         self.wind((42.0, 54.0), 0.25);
         self.rain(1_500.0, 260.0, 0.12);
-        self.cicadas((1, 2), (36.0, 47.0), true);
-        self.cicadas((1, 2), (44.0, 56.0), false);
+        self.cicadas((1, 2), (40.0, 50.0), true);
+        self.cicadas((1, 2), (46.0, 58.0), false);
         self.crickets((1, 2), (1, 3), (34.0, 44.0));
         self.fauna(&[
             (birds::whistler, 1.0),
@@ -228,8 +214,8 @@ impl Builder {
         self.hush((34.0, 43.0));
         self.wind((38.0, 50.0), 0.2);
         self.rain(1_800.0, 320.0, 0.12);
-        self.cicadas((1, 2), (40.0, 50.0), true);
-        self.crickets((2, 4), (2, 4), (40.0, 53.0));
+        self.cicadas((1, 2), (46.0, 56.0), true);
+        self.crickets((2, 4), (2, 4), (45.0, 58.0));
         self.fauna(&[
             (frogs::peeper, 0.8),
             (frogs::peeper, 0.5),

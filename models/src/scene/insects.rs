@@ -89,10 +89,7 @@ impl Layer for Cicadas {
             return;
         }
         let (pulse_step, saw_step) = (self.pulse_hz / RATE, self.saw_hz / RATE);
-        for (gain, (dry, wet)) in self
-            .gain
-            .toward(target)
-            .zip(bus.dry.iter_mut().zip(&mut bus.wet))
+        for (gain, (dry, wet)) in self.gain.toward(target).zip(bus.dry.iter_mut().zip(&mut bus.wet))
         {
             self.pulse_phase += pulse_step;
             if self.pulse_phase >= 1.0 {
@@ -160,18 +157,15 @@ impl Crickets {
         // hundreds (Gerhardt and Huber 2002).
         let trills = chance.happens(0.4);
         let pulses_per_s = chance.between_log(18.0, 85.0);
-        let pulses = if trills {
-            chance.whole(60, 400)
-        } else {
-            chance.whole(2, 8)
-        };
+        let pulses = if trills { chance.whole(60, 400) } else { chance.whole(2, 8) };
         let sounding_s = pulses as f32 / pulses_per_s;
         let species = CricketSpecies {
             hz: chance.between_log(2_500.0, 6_800.0),
             pulses_per_s,
             duty: chance.between(0.35, 0.75),
             pulses: pulses as usize,
-            chirp_s: sounding_s + if trills { chance.between(0.1, 1.5) } else { chance.between(0.12, 0.9) },
+            chirp_s: sounding_s
+                + if trills { chance.between(0.1, 1.5) } else { chance.between(0.12, 0.9) },
             bout_s: f64::from(chance.between_log(10.0, 120.0)),
             rest_s: f64::from(chance.between_log(5.0, 60.0)),
         };

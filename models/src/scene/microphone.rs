@@ -20,11 +20,7 @@ pub struct Microphone {
 
 impl Default for Microphone {
     fn default() -> Self {
-        Self {
-            full_scale_spl_db: 100.0,
-            self_noise_spl_db: 29.0,
-            high_pass_hz: 45.0,
-        }
+        Self { full_scale_spl_db: 100.0, self_noise_spl_db: 29.0, high_pass_hz: 45.0 }
     }
 }
 

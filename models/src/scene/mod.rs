@@ -159,9 +159,7 @@ impl Scene {
         let config = config.tamed();
         let own_noise = pascal(config.microphone.self_noise_spl_db);
         let mut scene = Self {
-            end: config
-                .duration_s
-                .map(|s| (s * f64::from(SAMPLE_RATE_HZ)).round() as u64),
+            end: config.duration_s.map(|s| (s * f64::from(SAMPLE_RATE_HZ)).round() as u64),
             position: 0,
             taken: 0,
             bus: Bus::new(),
@@ -169,10 +167,7 @@ impl Scene {
             ambience_gain: 10_f32.powf(config.ambience_db / 20.0),
             reverberation: Reverberation::new(),
             events: Events::new(&config, own_noise),
-            capsule: Capsule::new(
-                &config.microphone,
-                Chance::for_part(config.seed, "microphone"),
-            ),
+            capsule: Capsule::new(&config.microphone, Chance::for_part(config.seed, "microphone")),
             pending: VecDeque::new(),
             truth: Vec::new(),
             config,
@@ -207,8 +202,7 @@ impl Scene {
                 self.step();
             }
             let count = (wanted - done).min(STEP - self.taken);
-            out[done..done + count]
-                .copy_from_slice(&self.bus.dry[self.taken..self.taken + count]);
+            out[done..done + count].copy_from_slice(&self.bus.dry[self.taken..self.taken + count]);
             self.taken += count;
             self.position += count as u64;
             done += count;
@@ -243,8 +237,7 @@ impl Scene {
         // The bed's clock runs on from the warm-up.
         self.ambience(start + WARM_UP_STEPS * STEP as u64);
         self.events.listen(&self.bus.dry);
-        self.events
-            .add(start, &mut self.bus.dry, &mut self.pending);
+        self.events.add(start, &mut self.bus.dry, &mut self.pending);
         self.capsule.record(&mut self.bus.dry);
         self.taken = 0;
     }

@@ -183,17 +183,13 @@ mod tests {
 
     #[test]
     fn a_whistle_has_its_pitch_and_length() {
-        let phrase = [Note::whistle(0.5, [2000.0; 3])
-            .with_partials(&[1.0])
-            .with_rough(0.0)
-            .after(0.1)];
+        let phrase =
+            [Note::whistle(0.5, [2000.0; 3]).with_partials(&[1.0]).with_rough(0.0).after(0.1)];
         let samples = sing(&phrase, &mut Chance::new(1));
         assert!(samples.len().abs_diff(9_600) <= 1);
         assert!(samples[..1_600].iter().all(|&v| v == 0.0));
-        let crossings = samples[1_600..]
-            .windows(2)
-            .filter(|pair| pair[0] < 0.0 && pair[1] >= 0.0)
-            .count();
+        let crossings =
+            samples[1_600..].windows(2).filter(|pair| pair[0] < 0.0 && pair[1] >= 0.0).count();
         assert!(crossings.abs_diff(1_000) < 8, "{crossings}");
         assert!(samples.iter().all(|v| v.abs() <= 1.1));
     }

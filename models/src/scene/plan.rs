@@ -28,23 +28,17 @@ struct Endless {
 impl ShotPlan {
     pub(super) fn new(config: &SceneConfig) -> Self {
         let mut chance = Chance::for_part(config.seed, "shots");
-        let nothing = Self {
-            planned: Vec::new().into_iter(),
-            endless: None,
-        };
+        let nothing = Self { planned: Vec::new().into_iter(), endless: None };
         if config.shots_per_hour <= 0.0 {
             return nothing;
         }
         let mean_s = 3600.0 / config.shots_per_hour;
         match config.duration_s {
-            Some(duration_s) if duration_s / mean_s < MOST_PLANNED => Self {
-                planned: finite(config, duration_s, &mut chance).into_iter(),
-                endless: None,
-            },
+            Some(duration_s) if duration_s / mean_s < MOST_PLANNED => {
+                Self { planned: finite(config, duration_s, &mut chance).into_iter(), endless: None }
+            }
             duration_s => {
-                let first = config
-                    .first_shot_s
-                    .unwrap_or_else(|| EARLIEST_S + chance.wait(mean_s));
+                let first = config.first_shot_s.unwrap_or_else(|| EARLIEST_S + chance.wait(mean_s));
                 Self {
                     endless: Some(Endless {
                         next_s: first.max(EARLIEST_S),

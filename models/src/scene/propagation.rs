@@ -180,9 +180,7 @@ impl Propagation {
             - longer / f64::from(self.vegetation.leak_length_m)
             - longer * band.loss_db_per_m * std::f64::consts::LN_10 / 10.0;
         scattered * decay.exp()
-            + self
-                .ridge
-                .map_or(0.0, |ridge| self.ridge_power(ridge, band, delay_s))
+            + self.ridge.map_or(0.0, |ridge| self.ridge_power(ridge, band, delay_s))
     }
 
     fn ridge_power(&self, ridge: Ridge, band: &TailBand, delay_s: f64) -> f64 {
@@ -227,7 +225,8 @@ impl Propagation {
             .map(|(bin, &lossy)| {
                 let hz = hz(bin, FRONT_SAMPLES);
                 let factor = self.ground(hz) * self.coherent_share(hz) * spreading;
-                let late = std::f64::consts::TAU * (bin * RESPONSE_LEAD) as f64 / FRONT_SAMPLES as f64;
+                let late =
+                    std::f64::consts::TAU * (bin * RESPONSE_LEAD) as f64 / FRONT_SAMPLES as f64;
                 let factor = factor * Complex::from_polar(1.0, -late);
                 lossy * Complex::new(factor.re as f32, factor.im as f32)
             })
@@ -371,9 +370,7 @@ fn alias_taper(hz: f64) -> f64 {
 fn band_bins(index: usize) -> std::ops::Range<usize> {
     let bin = |hz: f64| (hz * RESPONSE_SAMPLES as f64 / RATE) as usize;
     let low = index.checked_sub(1).map_or(0, |low| bin(TAIL_BANDS_HZ[low]));
-    let high = TAIL_BANDS_HZ
-        .get(index + 1)
-        .map_or(RESPONSE_SAMPLES / 2, |&high| bin(high));
+    let high = TAIL_BANDS_HZ.get(index + 1).map_or(RESPONSE_SAMPLES / 2, |&high| bin(high));
     low..high + 1
 }
 
@@ -392,11 +389,7 @@ fn band_share(index: usize, hz: f64) -> f64 {
         return 1.0;
     };
     let x = (here - centre) / (place(TAIL_BANDS_HZ[neighbour]) - centre);
-    if x < 1.0 {
-        (std::f64::consts::FRAC_PI_2 * x).cos()
-    } else {
-        0.0
-    }
+    if x < 1.0 { (std::f64::consts::FRAC_PI_2 * x).cos() } else { 0.0 }
 }
 
 /// Real transforms with their plans.
@@ -406,9 +399,7 @@ struct Transforms {
 
 impl Transforms {
     fn new() -> Self {
-        Self {
-            planner: RealFftPlanner::new(),
-        }
+        Self { planner: RealFftPlanner::new() }
     }
 
     /// Spectrum of `samples`, padded with zeros (or cut) to `length`.

@@ -160,7 +160,8 @@ impl Layer for Rain {
                 *dry += value;
                 *wet += value * 0.15;
                 drop.click *= -0.35;
-                drop.state = ((re * cos - im * sin) * drop.decay, (re * sin + im * cos) * drop.decay);
+                drop.state =
+                    ((re * cos - im * sin) * drop.decay, (re * sin + im * cos) * drop.decay);
                 drop.left -= 1;
             }
         }

@@ -45,7 +45,8 @@ pub fn gunshot_rounds(
     let shock = weapon
         .bullet
         .and_then(|bullet| Shock::new(&bullet, path, f64::from(chance.between_log(15.0, 150.0))));
-    let shock = shock.map(|shock| (shock, path.absorb_spectrum(|hz| shock.spectrum(hz), shock.way_m)));
+    let shock =
+        shock.map(|shock| (shock, path.absorb_spectrum(|hz| shock.spectrum(hz), shock.way_m)));
 
     let last = rounds.iter().copied().fold(0.0, f64::max);
     let mut out = vec![0.0_f32; SHOT_LEAD_SAMPLES + TAIL_SAMPLES + (last * RATE) as usize];
@@ -150,7 +151,8 @@ impl Shock {
             peak_pa: 0.53 * path.air.pressure_pa() * beyond.powf(0.125) * bullet.calibre_m
                 / (miss.powf(0.75) * bullet.length_m.powf(0.25)),
             length_s: 1.82 * mach * bullet.calibre_m * slender / (c * beyond.powf(0.375)),
-            early_s: (distance / c - flight_s - way_m / c).min(SHOT_LEAD_SAMPLES as f64 / RATE - 0.01),
+            early_s: (distance / c - flight_s - way_m / c)
+                .min(SHOT_LEAD_SAMPLES as f64 / RATE - 0.01),
             way_m,
         })
     }

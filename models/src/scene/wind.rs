@@ -75,7 +75,8 @@ impl Layer for Wind {
         let mut strongest = 0.0_f32;
         for crown in &mut self.crowns {
             let gust = crown.gust.step();
-            let strength = weather * (0.15 + 0.85 * gust * gust) * (0.75 + 0.5 * crown.flutter.step());
+            let strength =
+                weather * (0.15 + 0.85 * gust * gust) * (0.75 + 0.5 * crown.flutter.step());
             strongest = strongest.max(strength);
             // Leaf noise grows with about the square of the wind's speed.
             let target = crown.full * strength.powf(1.6);

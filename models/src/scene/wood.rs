@@ -2,7 +2,11 @@
 
 use std::f32::consts::TAU;
 
-use super::{chance::Chance, filter::{Biquad, OnePole}, microphone::pascal};
+use super::{
+    chance::Chance,
+    filter::{Biquad, OnePole},
+    microphone::pascal,
+};
 use crate::SAMPLE_RATE_HZ;
 
 const RATE: f32 = SAMPLE_RATE_HZ as f32;
@@ -55,12 +59,7 @@ pub(super) fn branch_break(chance: &mut Chance) -> Vec<f32> {
     let falls = whole_tree || chance.happens(0.6);
     let fall_s = if whole_tree { chance.between(1.2, 3.0) } else { chance.between(0.5, 1.3) };
     let mut out = vec![0.0_f32; ((fall_s + 2.6) * RATE) as usize];
-    let crack = Blow {
-        hz: (350.0, 3_200.0),
-        ring_s: (0.0015, 0.009),
-        modes: 6,
-        click_s: 0.004,
-    };
+    let crack = Blow { hz: (350.0, 3_200.0), ring_s: (0.0015, 0.009), modes: 6, click_s: 0.004 };
     let loud = chance.between(107.0, 120.0);
     let cracks = if whole_tree { chance.whole(10, 40) } else { chance.whole(1, 7) };
     let mut time = 0.02;
@@ -80,13 +79,9 @@ pub(super) fn branch_break(chance: &mut Chance) -> Vec<f32> {
             let gain = soften.run(x * x * (1.0 - x.powi(12)));
             *sample += level * gain * swish.run(chance.white()) * 3.0;
         }
-        let thud = Blow {
-            hz: (45.0, 240.0),
-            ring_s: (0.02, 0.06),
-            modes: 5,
-            click_s: 0.012,
-        };
-        let level = if whole_tree { chance.between(112.0, 120.0) } else { chance.between(98.0, 109.0) };
+        let thud = Blow { hz: (45.0, 240.0), ring_s: (0.02, 0.06), modes: 5, click_s: 0.012 };
+        let level =
+            if whole_tree { chance.between(112.0, 120.0) } else { chance.between(98.0, 109.0) };
         thud.strike(&mut out, fall_s + 0.1, peak(level), chance);
         for _ in 0..chance.whole(1, 6) {
             let later = fall_s + 0.1 + chance.between(0.02, 0.9);

@@ -10,9 +10,7 @@ struct Command {
 }
 
 fn args(line: &[&str]) -> SceneArgs {
-    Command::try_parse_from(std::iter::once("scene").chain(line.iter().copied()))
-        .unwrap()
-        .scene
+    Command::try_parse_from(std::iter::once("scene").chain(line.iter().copied())).unwrap().scene
 }
 
 #[test]
@@ -20,8 +18,18 @@ fn it_writes_the_sound_and_its_truth() {
     let folder = tempfile::tempdir().unwrap();
     let (wav, json) = (folder.path().join("scene.wav"), folder.path().join("scene.json"));
     let line = [
-        "--seed", "7", "--duration", "20s", "--first-shot", "6s", "--distance", "100..300",
-        "--out", wav.to_str().unwrap(), "--truth", json.to_str().unwrap(),
+        "--seed",
+        "7",
+        "--duration",
+        "20s",
+        "--first-shot",
+        "6s",
+        "--distance",
+        "100..300",
+        "--out",
+        wav.to_str().unwrap(),
+        "--truth",
+        json.to_str().unwrap(),
     ];
     let summary = run(&args(&line)).unwrap();
     assert_eq!(summary.samples, 320_000);
@@ -30,8 +38,7 @@ fn it_writes_the_sound_and_its_truth() {
     let reader = hound::WavReader::open(&wav).unwrap();
     assert_eq!(reader.len(), 320_000);
     assert_eq!((reader.spec().sample_rate, reader.spec().bits_per_sample), (16_000, 16));
-    let truth: serde_json::Value =
-        serde_json::from_slice(&std::fs::read(&json).unwrap()).unwrap();
+    let truth: serde_json::Value = serde_json::from_slice(&std::fs::read(&json).unwrap()).unwrap();
     assert_eq!(truth["audio"], "scene.wav");
     let shot = truth["events"]
         .as_array()
@@ -61,9 +68,7 @@ fn wrong_settings_are_usage_errors_and_write_nothing() {
         (vec!["--duration", "90h", "--out", out], "WAV"),
         (vec!["--shots-per-hour", "900", "--min-gap", "1m", "--out", out], "fit"),
     ] {
-        let parsed = Command::try_parse_from(
-            ["scene"].into_iter().chain(line.iter().copied()),
-        );
+        let parsed = Command::try_parse_from(["scene"].into_iter().chain(line.iter().copied()));
         let Ok(command) = parsed else {
             // clap itself refused it, which is a usage error too.
             continue;
@@ -84,6 +89,7 @@ fn a_place_that_cannot_be_written_is_named() {
     let error = run(&args(&["--duration", "1s", "--out", wav.to_str().unwrap()])).unwrap_err();
     assert_eq!(error.exit_code(), 1);
     assert!(error.to_string().contains("missing"), "{error}");
-    let error = run(&args(&["--duration", "1s", "--out", folder.path().to_str().unwrap()])).unwrap_err();
+    let error =
+        run(&args(&["--duration", "1s", "--out", folder.path().to_str().unwrap()])).unwrap_err();
     assert!(error.to_string().contains("directory"), "{error}");
 }

@@ -38,11 +38,8 @@ fn band_power(samples: &[f32], low_hz: f64, high_hz: f64) -> f64 {
     let mut pieces = 0;
     for piece in samples.chunks_exact(PIECE) {
         pieces += 1;
-        let weighted: Vec<f64> = piece
-            .iter()
-            .zip(&window)
-            .map(|(&sample, weight)| f64::from(sample) * weight)
-            .collect();
+        let weighted: Vec<f64> =
+            piece.iter().zip(&window).map(|(&sample, weight)| f64::from(sample) * weight).collect();
         for bin in bins.clone() {
             let turn = 2.0 * (TAU * bin as f64 / PIECE as f64).cos();
             let (mut last, mut before) = (0.0, 0.0);

@@ -60,8 +60,10 @@ fn doubling_the_distance_costs_six_decibels_and_what_absorbs() {
 fn a_forest_swallows_more_than_a_plain_and_rings_longer() {
     let levels = |vegetation| {
         let shot = one(WeaponKind::Shotgun, &path(500.0, vegetation), 3);
-        let front = band_power(&shot[SHOT_LEAD_SAMPLES - 512..SHOT_LEAD_SAMPLES + 1_536], 300.0, 900.0);
-        let tail = band_power(&shot[SHOT_LEAD_SAMPLES + 6_400..SHOT_LEAD_SAMPLES + 16_000], 300.0, 900.0);
+        let front =
+            band_power(&shot[SHOT_LEAD_SAMPLES - 512..SHOT_LEAD_SAMPLES + 1_536], 300.0, 900.0);
+        let tail =
+            band_power(&shot[SHOT_LEAD_SAMPLES + 6_400..SHOT_LEAD_SAMPLES + 16_000], 300.0, 900.0);
         (decibel(front), decibel(tail / front))
     };
     let (plain, plain_tail) = levels(Vegetation::SAVANNA);
