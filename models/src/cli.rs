@@ -33,6 +33,12 @@ enum Command {
     ImportYamnet(import_yamnet::Arguments),
     /// Write a synthetic forest with gunshots as a WAV file, and what is in it.
     Scene(SceneArgs),
+    /// Train a head on labelled recordings and write it as a bundle.
+    #[cfg(feature = "train")]
+    Train(ecosight_models::train::cli::TrainArguments),
+    /// Judge a bundle on labelled recordings that it was not trained on.
+    #[cfg(feature = "train")]
+    Evaluate(ecosight_models::train::cli::EvaluateArguments),
 }
 
 /// Which model.
@@ -53,6 +59,10 @@ pub(crate) fn run() -> ExitCode {
         Command::Inspect(arguments) => inspect::run(&arguments),
         Command::ImportYamnet(arguments) => import_yamnet::run(&arguments),
         Command::Scene(arguments) => write_scene(&arguments),
+        #[cfg(feature = "train")]
+        Command::Train(arguments) => ecosight_models::train::cli::train(&arguments),
+        #[cfg(feature = "train")]
+        Command::Evaluate(arguments) => ecosight_models::train::cli::evaluate(&arguments),
     };
     match result {
         Ok(code) => code,

@@ -5,11 +5,14 @@ pub mod bundle;
 pub mod classifier;
 pub mod detector;
 pub mod durable;
+pub mod eval;
 pub mod features;
 pub mod logmel;
 mod network_plan;
 pub mod onnx;
 pub mod scene;
+#[cfg(feature = "train")]
+pub mod train;
 pub mod transient;
 pub mod window;
 pub mod yamnet;

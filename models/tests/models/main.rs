@@ -10,5 +10,7 @@ mod distant_shots;
 mod front_end;
 mod golden;
 mod import;
-mod tflite_writer;
 mod scene;
+mod tflite_writer;
+#[cfg(feature = "train")]
+mod training;

@@ -1,0 +1,582 @@
+//! The commands `train` and `evaluate`: the rim where files, clock and terminal are.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, ensure};
+use clap::Args;
+
+use super::artifact::{self, Evaluation, Release, SeedLine};
+use super::crossval::{self, OutOfFold};
+use super::dataset::read_manifest;
+use super::extraction::Extraction;
+use super::fit::Recipe;
+use super::judgement::{self, Judgement, RatePoint};
+use super::labels::LabelMap;
+use super::material::{Copies, Form, Library};
+use super::split::grouped_folds;
+use super::table::Table;
+use crate::Classifier;
+use crate::bundle::{StreamSpec, write_bundle};
+use crate::features::stream_len;
+use crate::yamnet::golden::Sound;
+
+/// Precision that the thresholds of classes which do not alert are chosen for.
+const OTHER_PRECISION: f64 = 0.8;
+/// Label of what a recorder gives when it hears nothing; made here, no recordings are needed.
+const SILENCE: &str = "silence";
+/// Threshold of a class with too few recordings to choose one by.
+const CAUTIOUS: f32 = 0.9;
+
+/// Train a head on labelled recordings and write it as a bundle.
+#[derive(Debug, Args)]
+pub struct TrainArguments {
+    /// Manifest of the recordings: CSV with path, label, and group (or recording_id), source,
+    /// licence.
+    #[arg(long, value_name = "CSV")]
+    data: PathBuf,
+    /// Folder that the manifest's paths are relative to. Default: the manifest's own.
+    #[arg(long, value_name = "DIR")]
+    audio: Option<PathBuf>,
+    /// Folder to write the bundle to; without it the head is judged and nothing is written.
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Name of the model line.
+    #[arg(long, default_value = "gunshot-l14")]
+    name: String,
+    /// Version of the bundle.
+    #[arg(long, default_value = "0.1.0")]
+    version: String,
+    /// Which labels make which class (JSON). Default: the built-in classes.
+    #[arg(long, value_name = "FILE")]
+    labels: Option<PathBuf>,
+    /// Feature streams, in order.
+    #[arg(long, value_delimiter = ',', default_value = "yamnet.l14,transient")]
+    streams: Vec<String>,
+    /// Judge without these streams, as if they said nothing; for comparisons.
+    #[arg(long, value_delimiter = ',', value_name = "STREAM", conflicts_with = "out")]
+    without: Vec<String>,
+    /// Training recipe (JSON); what it leaves out keeps its default.
+    #[arg(long, value_name = "FILE")]
+    recipe: Option<PathBuf>,
+    /// Decides folds, augmentations and fits.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Networks whose mean is the head.
+    #[arg(long, default_value_t = 3)]
+    networks: u64,
+    /// Folds of the cross-validation.
+    #[arg(long, default_value_t = 6)]
+    folds: usize,
+    /// False alarms per hour of the data's background that the alert threshold is chosen for.
+    #[arg(long, default_value_t = 1.0)]
+    alarms_per_hour: f64,
+    /// Use clips as they are only: no augmentation.
+    #[arg(long)]
+    plain: bool,
+    /// Where features are kept between runs. Default: the user's cache folder.
+    #[arg(long, value_name = "DIR", env = "ECOSIGHT_FEATURE_CACHE")]
+    cache: Option<PathBuf>,
+    /// The imported YAMNet. Default: where `import-yamnet` puts it.
+    #[arg(long, value_name = "FILE", env = crate::yamnet::ENV)]
+    yamnet: Option<PathBuf>,
+}
+
+/// Judge a bundle on labelled recordings that it was not trained on.
+#[derive(Debug, Args)]
+pub struct EvaluateArguments {
+    /// Bundle to judge. Default: the one inside this program.
+    #[arg(long, value_name = "DIR", env = "ECOSIGHT_BUNDLE")]
+    bundle: Option<PathBuf>,
+    /// Manifest of the recordings, as for `train`.
+    #[arg(long, value_name = "CSV")]
+    data: PathBuf,
+    /// Folder that the manifest's paths are relative to. Default: the manifest's own.
+    #[arg(long, value_name = "DIR")]
+    audio: Option<PathBuf>,
+    /// Which labels make which class (JSON). Default: the built-in classes.
+    #[arg(long, value_name = "FILE")]
+    labels: Option<PathBuf>,
+    /// Print one JSON object instead of a table.
+    #[arg(long)]
+    json: bool,
+    /// The imported YAMNet. Default: where `import-yamnet` puts it.
+    #[arg(long, value_name = "FILE", env = crate::yamnet::ENV)]
+    yamnet: Option<PathBuf>,
+}
+
+/// Trains, judges by cross-validation, and writes the bundle.
+///
+/// # Errors
+/// With a message that names the file or option at fault; then no bundle was written.
+pub fn train(arguments: &TrainArguments) -> anyhow::Result<ExitCode> {
+    ensure!(arguments.folds >= 2, "--folds must be at least 2");
+    ensure!(arguments.networks >= 1, "--networks must be at least 1");
+    ensure!(arguments.alarms_per_hour > 0.0, "--alarms-per-hour must be above 0");
+    let labels = read_labels(arguments.labels.as_deref())?;
+    let recipe = read_recipe(arguments.recipe.as_deref())?;
+    let audio = audio_folder(&arguments.data, arguments.audio.as_deref());
+    let clips = read_manifest(&arguments.data, audio)?;
+    let strata: Vec<String> =
+        clips.iter().map(|clip| format!("{}/{}", clip.label, clip.source)).collect();
+    let keys: Vec<(&str, &str)> = strata
+        .iter()
+        .zip(&clips)
+        .map(|(stratum, clip)| (stratum.as_str(), clip.group.as_str()))
+        .collect();
+    for class in labels.classes.iter().filter(|class| !class.labels.is_empty()) {
+        let silence = class.labels.iter().any(|label| label == SILENCE);
+        ensure!(
+            silence || clips.iter().any(|clip| class.labels.contains(&clip.label)),
+            "{} has no clip of class {:?} (labels {}): add recordings, or leave the class out with \
+             --labels",
+            arguments.data.display(),
+            class.name,
+            class.labels.join(", ")
+        );
+    }
+    let fold = grouped_folds(&keys, arguments.folds, arguments.seed);
+    let library = Library::new(clips, fold, &labels);
+    let copies = if arguments.plain { PLAIN } else { Copies::default() };
+    let silence =
+        labels.classes.iter().position(|class| class.labels.iter().any(|l| l == "silence"));
+    let items = library.items(&labels, copies, silence);
+
+    let extraction = Extraction::new(
+        &arguments.streams,
+        arguments.yamnet.as_deref(),
+        Some(arguments.cache.clone().map_or_else(default_cache, Ok)?),
+    )?;
+    let progress = Progress::new("features");
+    let table =
+        Table::build(&library, &labels, items, &extraction, arguments.seed, &|done, all| {
+            progress.tell(done, all);
+        })?;
+    table.weigh(&library, &labels, &recipe);
+    for name in &arguments.without {
+        let before = arguments.streams.iter().take_while(|stream| *stream != name);
+        let start: usize = before.filter_map(|stream| stream_len(stream)).sum();
+        let len = stream_len(name)
+            .filter(|_| arguments.streams.contains(name))
+            .with_context(|| format!("--without {name}: not among --streams"))?;
+        table.leave_out(start..start + len);
+    }
+    eprintln!(
+        "{} clips, {} sounds, {} windows ({} examples) of {} features",
+        library.clips().len(),
+        table.items.len(),
+        table.rows.len(),
+        table.weight.iter().filter(|weight| **weight > 0.0).count(),
+        extraction.width()
+    );
+
+    let seeds: Vec<u64> = (0..arguments.networks).map(|n| arguments.seed + n).collect();
+    let progress = Progress::new("cross-validation");
+    let scored = crossval::cross_validate(
+        &table,
+        &labels,
+        arguments.folds,
+        &recipe,
+        &seeds,
+        &|done, all| progress.tell(done, all),
+    )?;
+    let judged = Judged::of(&library, &labels, &table, &scored, &seeds, arguments.alarms_per_hour)?;
+    let evaluation =
+        judged.evaluation(arguments, &library, &labels, &table, recipe.clone(), copies);
+    print_evaluation(&evaluation)?;
+
+    let Some(out) = &arguments.out else { return Ok(ExitCode::SUCCESS) };
+    // With early stopping the last fits run as long as the fits of the folds did, in the middle.
+    let mut epochs = scored.epochs.clone();
+    epochs.sort_unstable();
+    let last = Recipe {
+        epochs: epochs.get(epochs.len() / 2).copied().unwrap_or(recipe.epochs),
+        patience: None,
+        ..recipe
+    };
+    eprintln!("training the head on everything, {} epochs", last.epochs);
+    let fits = crossval::fit_all(&table, &labels, &last, &seeds)?;
+    let net = artifact::merged(&fits).context("the networks differ in shape")?;
+    let created = now_rfc3339();
+    let release = Release {
+        name: &arguments.name,
+        version: &arguments.version,
+        created: &created,
+        labels: &labels,
+        streams: arguments
+            .streams
+            .iter()
+            .filter_map(|name| Some(StreamSpec { name: name.clone(), len: stream_len(name)? }))
+            .collect(),
+        backbone_sha256: extraction.backbone_sha256(),
+        temperature: judged.temperature,
+        thresholds: &judged.thresholds,
+        evaluation: &evaluation,
+    };
+    let files = release.files(&net)?;
+    let mut manifest = release.manifest(&fits[0]);
+    write_bundle(out, manifest.clone(), &files)?;
+    let classifier = Classifier::load(Some(out), arguments.yamnet.as_deref())?;
+    for sound in Sound::ALL {
+        manifest.golden.push(crate::bundle::GoldenClip {
+            sound: sound.name().to_owned(),
+            seed: 1,
+            scores: classifier.golden_scores(sound, 1)?,
+        });
+    }
+    let bundle = write_bundle(out, manifest, &files)?;
+    eprintln!("wrote {} {} to {}, tag {}", bundle.name, bundle.version, out.display(), bundle.tag);
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Runs a bundle over recordings and reports what it heard.
+///
+/// # Errors
+/// With a message that names the file or option at fault.
+pub fn evaluate(arguments: &EvaluateArguments) -> anyhow::Result<ExitCode> {
+    let labels = read_labels(arguments.labels.as_deref())?;
+    let audio = audio_folder(&arguments.data, arguments.audio.as_deref());
+    let clips = read_manifest(&arguments.data, audio)?;
+    let classifier = Classifier::load(arguments.bundle.as_deref(), arguments.yamnet.as_deref())?;
+    let names: Vec<&str> = labels.classes.iter().map(|class| class.name.as_str()).collect();
+    ensure!(
+        names == classifier.bundle().classes,
+        "the bundle's classes are {}, the label map's {}: name a map that fits with --labels",
+        classifier.bundle().classes.join(", "),
+        names.join(", ")
+    );
+    let mut thresholds = vec![f32::INFINITY; names.len()];
+    for rule in &classifier.bundle().detector.rules {
+        thresholds[rule.class] = rule.threshold;
+    }
+    let fold = vec![0; clips.len()];
+    let library = Library::new(clips, fold, &labels);
+    let progress = Progress::new("clips");
+    let done = std::sync::atomic::AtomicUsize::new(0);
+    let total = library.clips().len();
+    use rayon::prelude::*;
+    let heard = (0..total)
+        .into_par_iter()
+        .with_max_len(4)
+        .map(|clip| {
+            let sound = library.sound(clip)?;
+            let (windows, scores) = classifier.classify_sound(&sound)?;
+            let column = |class: usize| -> Vec<f32> {
+                scores.iter().map(|scores| scores.classes[class]).collect()
+            };
+            let mean = |scores: Vec<f32>| scores.iter().sum::<f32>() / scores.len().max(1) as f32;
+            let classes = 0..names.len();
+            progress.tell(done.fetch_add(1, std::sync::atomic::Ordering::Relaxed) + 1, total);
+            Ok(judgement::Heard {
+                clip,
+                form: Form::Plain,
+                class: library.class(clip),
+                peak: classes
+                    .clone()
+                    .map(|c| crate::eval::paired_peak(&column(c), judgement::CONFIRM_WINDOWS))
+                    .collect(),
+                mean: classes.map(|class| mean(column(class))).collect(),
+                hours: windows.len() as f64 * judgement::HOP_HOURS,
+            })
+        })
+        .collect::<anyhow::Result<Vec<_>>>()?;
+    let judged = judgement::judge(library.clips(), &labels, &heard, &thresholds);
+    let threshold = thresholds[labels.alerting()];
+    let shipped = judgement::rate_point(library.clips(), &labels, &heard, threshold, None);
+    let mut out = std::io::stdout().lock();
+    if arguments.json {
+        let report = serde_json::json!({"judgement": judged, "shipped": shipped});
+        writeln!(out, "{report}")?;
+    } else {
+        print_judgement(&mut out, &judged, &shipped)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Clips as they are, for comparison.
+const PLAIN: Copies =
+    Copies { in_context: 0, alert_in_context: 0, alert_mixed: 0, other_mixed: 0, silence: 72 };
+
+/// The cross-validation, judged.
+struct Judged {
+    temperature: f32,
+    thresholds: Vec<Option<f32>>,
+    judgement: Judgement,
+    calibration_error: Option<f64>,
+    shipped: RatePoint,
+    seeds: Vec<SeedLine>,
+}
+
+impl Judged {
+    fn of(
+        library: &Library,
+        labels: &LabelMap,
+        table: &Table,
+        scored: &OutOfFold,
+        seeds: &[u64],
+        alarms_per_hour: f64,
+    ) -> anyhow::Result<Self> {
+        let clips = library.clips();
+        let logits = scored.averaged();
+        let temperature = crossval::temperature(table, &logits);
+        let heard = judgement::heard(table, &logits, temperature);
+        let alert = judgement::rate_threshold(&heard, labels, alarms_per_hour)
+            .context("the data hold no background to count false alarms on")?;
+        let thresholds: Vec<Option<f32>> = (0..labels.classes.len())
+            .map(|class| match &labels.classes[class] {
+                _ if class == labels.alerting() => Some(alert),
+                known if known.rest || known.labels.iter().any(|label| label == SILENCE) => None,
+                _ => judgement::precise_threshold(&heard, class, OTHER_PRECISION)
+                    .map(|threshold| threshold.max(0.3))
+                    .or(Some(CAUTIOUS)),
+            })
+            .collect();
+        let calling: Vec<f32> =
+            thresholds.iter().map(|threshold| threshold.unwrap_or(f32::INFINITY)).collect();
+        let per_seed = scored
+            .logits
+            .iter()
+            .zip(seeds)
+            .map(|(logits, &seed)| {
+                let heard = judgement::heard(table, logits, crossval::temperature(table, logits));
+                let judged = judgement::judge(clips, labels, &heard, &calling);
+                let mut recall: BTreeMap<String, Vec<f64>> = BTreeMap::new();
+                for line in judged.rates.iter().flat_map(|rate| &rate.recall) {
+                    if line.form == Form::Plain {
+                        recall.entry(line.source.clone()).or_default().push(line.recall);
+                    }
+                }
+                SeedLine { seed, average_precision: judged.average_precision, recall }
+            })
+            .collect();
+        Ok(Self {
+            temperature,
+            judgement: judgement::judge(clips, labels, &heard, &calling),
+            calibration_error: judgement::calibration_error(table, &logits, temperature),
+            shipped: judgement::rate_point(clips, labels, &heard, alert, Some(alarms_per_hour)),
+            thresholds,
+            seeds: per_seed,
+        })
+    }
+
+    fn evaluation(
+        &self,
+        arguments: &TrainArguments,
+        library: &Library,
+        labels: &LabelMap,
+        table: &Table,
+        recipe: Recipe,
+        copies: Copies,
+    ) -> Evaluation {
+        Evaluation {
+            command: format!(
+                "ecosight-models train --data manifest.csv --streams {} --seed {} --networks {} \
+                 --folds {} --alarms-per-hour {}",
+                arguments.streams.join(","),
+                arguments.seed,
+                arguments.networks,
+                arguments.folds,
+                arguments.alarms_per_hour
+            ),
+            protocol: format!(
+                "{}-fold cross-validation by recording group, {} networks averaged; background as \
+                 recorded and band-limited to 3.9 kHz.",
+                arguments.folds, arguments.networks
+            ),
+            streams: arguments.streams.clone(),
+            recipe,
+            copies,
+            seed: arguments.seed,
+            folds: arguments.folds,
+            windows: table.weight.iter().filter(|weight| **weight > 0.0).count(),
+            sources: artifact::sources(library.clips(), labels),
+            judgement: self.judgement.clone(),
+            calibration_error: self.calibration_error,
+            shipped: self.shipped.clone(),
+            seeds: self.seeds.clone(),
+        }
+    }
+}
+
+fn print_evaluation(evaluation: &Evaluation) -> std::io::Result<()> {
+    let mut out = std::io::stdout().lock();
+    print_judgement(&mut out, &evaluation.judgement, &evaluation.shipped)?;
+    writeln!(out, "calibration error {:.3}", evaluation.calibration_error.unwrap_or(f64::NAN))?;
+    for line in &evaluation.seeds {
+        write!(
+            out,
+            "seed {}: PR area {:.3}",
+            line.seed,
+            line.average_precision.unwrap_or(f64::NAN)
+        )?;
+        for (source, recall) in &line.recall {
+            let cells: Vec<String> = recall.iter().map(|recall| format!("{recall:.2}")).collect();
+            write!(out, "  {source} {}", cells.join("/"))?;
+        }
+        writeln!(out)?;
+    }
+    let mut sources: BTreeMap<&str, Vec<Vec<f64>>> = BTreeMap::new();
+    for (source, recall) in evaluation.seeds.iter().flat_map(|line| &line.recall) {
+        sources.entry(source).or_default().push(recall.clone());
+    }
+    for (source, recalls) in sources {
+        let medians: Vec<String> = (0..recalls[0].len())
+            .map(|rate| {
+                let mut values: Vec<f64> = recalls.iter().map(|recall| recall[rate]).collect();
+                values.sort_by(f64::total_cmp);
+                format!("{:.3}", values[values.len() / 2])
+            })
+            .collect();
+        writeln!(out, "median of seeds: {source} {}", medians.join("/"))?;
+    }
+    Ok(())
+}
+
+fn print_judgement(
+    out: &mut impl Write,
+    judged: &Judgement,
+    shipped: &RatePoint,
+) -> std::io::Result<()> {
+    writeln!(
+        out,
+        "background {} clips, {:.2} h; PR area {:.3}, ROC area {:.4}, accuracy {:.3}",
+        judged.background_clips,
+        judged.background_hours,
+        judged.average_precision.unwrap_or(f64::NAN),
+        judged.roc_auc.unwrap_or(f64::NAN),
+        judged.accuracy.unwrap_or(f64::NAN)
+    )?;
+    for rate in judged.rates.iter().chain([shipped]) {
+        let name =
+            rate.per_hour.map_or_else(|| "as shipped".to_owned(), |rate| format!("{rate}/h"));
+        writeln!(
+            out,
+            "{name}: threshold {:.4}, {} false alarms {:?}",
+            rate.threshold, rate.false_alarms, rate.by_label
+        )?;
+        for line in &rate.recall {
+            writeln!(
+                out,
+                "    {:28} {:12} {:4}/{:4} {:.3} {:.2?}",
+                line.source,
+                format!("{:?}", line.form),
+                line.hits,
+                line.clips,
+                line.recall,
+                line.interval.unwrap_or([f64::NAN; 2])
+            )?;
+        }
+    }
+    for (class, row) in judged.classes.iter().zip(&judged.confusion) {
+        let cell = |value: Option<f64>| value.map_or("  -  ".to_owned(), |v| format!("{v:.3}"));
+        writeln!(
+            out,
+            "{:12} precision {} recall {} F1 {} PR area {}  called {row:?}",
+            class.class,
+            cell(class.precision),
+            cell(class.recall),
+            cell(class.f1),
+            cell(class.average_precision)
+        )?;
+    }
+    Ok(())
+}
+
+fn read_labels(path: Option<&Path>) -> anyhow::Result<LabelMap> {
+    Ok(path.map_or_else(LabelMap::builtin, LabelMap::read)?)
+}
+
+fn read_recipe(path: Option<&Path>) -> anyhow::Result<Recipe> {
+    let Some(path) = path else { return Ok(Recipe::default()) };
+    let text = std::fs::read_to_string(path)
+        .with_context(|| format!("cannot read the recipe {}", path.display()))?;
+    let recipe: Recipe =
+        serde_json::from_str(&text).with_context(|| format!("recipe {}", path.display()))?;
+    recipe.validate().map_err(|fault| anyhow::anyhow!("recipe {}: {fault}", path.display()))?;
+    Ok(recipe)
+}
+
+fn audio_folder<'a>(manifest: &'a Path, audio: Option<&'a Path>) -> &'a Path {
+    audio.or_else(|| manifest.parent()).unwrap_or(Path::new("."))
+}
+
+/// `$XDG_CACHE_HOME/ecosight/features`, else `~/.cache/ecosight/features`.
+fn default_cache() -> anyhow::Result<PathBuf> {
+    let base = std::env::var_os("XDG_CACHE_HOME")
+        .filter(|base| !base.is_empty())
+        .map(PathBuf::from)
+        .or_else(|| std::env::var_os("HOME").map(|home| Path::new(&home).join(".cache")))
+        .context("neither XDG_CACHE_HOME nor HOME is set: name a folder with --cache")?;
+    Ok(base.join("ecosight").join("features"))
+}
+
+#[allow(clippy::disallowed_methods, reason = "the rim that reads the clock for the manifest")]
+fn now_rfc3339() -> String {
+    let seconds = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs());
+    rfc3339(seconds)
+}
+
+/// Seconds since 1970 as RFC 3339 UTC (days to date by Howard Hinnant's civil calendar).
+fn rfc3339(seconds: u64) -> String {
+    let (days, time) = (seconds / 86_400, seconds % 86_400);
+    let shifted = days + 719_468;
+    let era = shifted / 146_097;
+    let day_of_era = shifted % 146_097;
+    let year_of_era =
+        (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month_from_march = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
+    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
+    let year = era * 400 + year_of_era + u64::from(month <= 2);
+    format!(
+        "{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z",
+        time / 3600,
+        time / 60 % 60,
+        time % 60
+    )
+}
+
+/// Tells of progress on standard error every few seconds, with the time that is left.
+struct Progress {
+    what: &'static str,
+    start: Instant,
+    told: Mutex<Instant>,
+}
+
+impl Progress {
+    fn new(what: &'static str) -> Self {
+        let start = Instant::now();
+        Self { what, start, told: Mutex::new(start) }
+    }
+
+    fn tell(&self, done: usize, all: usize) {
+        const EVERY: Duration = Duration::from_secs(5);
+        let Ok(mut told) = self.told.lock() else { return };
+        if told.elapsed() < EVERY && done < all {
+            return;
+        }
+        *told = Instant::now();
+        let elapsed = self.start.elapsed().as_secs_f64();
+        let left = elapsed / done.max(1) as f64 * all.saturating_sub(done) as f64;
+        eprintln!("{}: {done}/{all}, {elapsed:.0} s, {left:.0} s left", self.what);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dates_are_those_of_the_calendar() {
+        assert_eq!(rfc3339(0), "1970-01-01T00:00:00Z");
+        assert_eq!(rfc3339(951_782_400), "2000-02-29T00:00:00Z");
+        assert_eq!(rfc3339(1_798_761_599), "2026-12-31T23:59:59Z");
+    }
+}

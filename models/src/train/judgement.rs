@@ -1,0 +1,332 @@
+//! Path: out-of-fold scores → this → what is believed of the head
+//!
+//! A clip is judged as the detector would judge it: by the highest mean of two neighbouring
+//! windows. Rates are per hour over all clips that hold no alert, as files are and band-limited.
+
+use std::collections::BTreeMap;
+
+use ndarray::{Array2, Axis};
+use serde::{Deserialize, Serialize};
+
+use super::dataset::Clip;
+use super::labels::LabelMap;
+use super::material::Form;
+use super::net::softmax;
+use super::table::Table;
+use crate::eval::{self, Confusion};
+
+/// Neighbouring windows whose mean decides.
+pub const CONFIRM_WINDOWS: usize = 2;
+/// Rates that thresholds are given for, false alarms per hour.
+pub const RATES_PER_HOUR: [f64; 4] = [0.33, 1.0, 3.0, 10.0];
+/// Sound that each window adds to a stream, hours.
+pub const HOP_HOURS: f64 = crate::HOP_SAMPLES as f64 / (crate::SAMPLE_RATE_HZ as f64 * 3600.0);
+/// Bins of the calibration error.
+const BINS: usize = 15;
+const BOOTSTRAP_DRAWS: usize = 1000;
+
+/// One clip in one form.
+#[derive(Clone, Debug)]
+pub struct Heard {
+    /// Index in the data set.
+    pub clip: usize,
+    /// Its form.
+    pub form: Form,
+    /// Its class.
+    pub class: usize,
+    /// Per class: highest mean of neighbouring windows.
+    pub peak: Vec<f32>,
+    /// Per class: mean over windows.
+    pub mean: Vec<f32>,
+    /// Length, hours.
+    pub hours: f64,
+}
+
+/// Hits of some positives.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Recall {
+    /// Source of the recordings.
+    pub source: String,
+    /// Form they were heard in.
+    pub form: Form,
+    /// Clips.
+    pub clips: usize,
+    /// Recording groups.
+    pub groups: usize,
+    /// Clips that alarm.
+    pub hits: usize,
+    /// Share of them.
+    pub recall: f64,
+    /// 95 % bootstrap interval over recording groups.
+    pub interval: Option<[f64; 2]>,
+}
+
+/// What one threshold does.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RatePoint {
+    /// Rate that the threshold was chosen for, false alarms per hour.
+    pub per_hour: Option<f64>,
+    /// The threshold on the mean of two windows.
+    pub threshold: f32,
+    /// False alarms over all background.
+    pub false_alarms: usize,
+    /// The same by label of the background.
+    pub by_label: BTreeMap<String, usize>,
+    /// Recall by source and form.
+    pub recall: Vec<Recall>,
+}
+
+/// One class, clip by clip, at the thresholds of the rules.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ClassLine {
+    /// Its name.
+    pub class: String,
+    /// Clips.
+    pub clips: u64,
+    /// Recording groups.
+    pub groups: usize,
+    /// Share of calls that were right.
+    pub precision: Option<f64>,
+    /// Share of clips that were called.
+    pub recall: Option<f64>,
+    /// Their harmonic mean.
+    pub f1: Option<f64>,
+    /// Area under the precision-recall curve of its clip score.
+    pub average_precision: Option<f64>,
+    /// Area under its ROC curve.
+    pub roc_auc: Option<f64>,
+}
+
+/// All that is measured of a head by cross-validation.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Judgement {
+    /// Hours of background behind the rates.
+    pub background_hours: f64,
+    /// Clips of background behind the rates.
+    pub background_clips: usize,
+    /// Thresholds of the alerting class and what they do.
+    pub rates: Vec<RatePoint>,
+    /// Average precision of the alerting class over clips, in their own form.
+    pub average_precision: Option<f64>,
+    /// ROC area of the same.
+    pub roc_auc: Option<f64>,
+    /// Clip by clip, in their own form.
+    pub classes: Vec<ClassLine>,
+    /// Share of clips called right.
+    pub accuracy: Option<f64>,
+    /// Rows: true class; columns: called class.
+    pub confusion: Vec<Vec<u64>>,
+}
+
+/// Sums up the windows of each clip. `logits` are divided by `temperature` first.
+pub fn heard(table: &Table, logits: &Array2<f32>, temperature: f32) -> Vec<Heard> {
+    let mut scores = logits / temperature;
+    softmax(&mut scores);
+    table
+        .item_rows()
+        .into_iter()
+        .filter_map(|rows| {
+            let item = &table.items[table.rows[rows.start].item];
+            let clip = item.clip?;
+            if item.form == Form::Mixed {
+                return None;
+            }
+            let windows = scores.slice(ndarray::s![rows.clone(), ..]);
+            let peak = windows
+                .columns()
+                .into_iter()
+                .map(|column| eval::paired_peak(&column.to_vec(), CONFIRM_WINDOWS))
+                .collect();
+            Some(Heard {
+                clip,
+                form: item.form,
+                class: item.class,
+                peak,
+                mean: windows.mean_axis(Axis(0)).map_or_else(Vec::new, |mean| mean.to_vec()),
+                hours: rows.len() as f64 * HOP_HOURS,
+            })
+        })
+        .collect()
+}
+
+/// Class that a clip is called: the sparse class that stands out most over its threshold, else
+/// the class of its windows' mean.
+pub fn called(heard: &Heard, labels: &LabelMap, thresholds: &[f32]) -> usize {
+    let best = |among: &mut dyn Iterator<Item = (usize, f32)>| {
+        among.max_by(|a, b| a.1.total_cmp(&b.1)).map(|(class, _)| class)
+    };
+    let mut events = (0..labels.classes.len())
+        .filter(|&class| labels.classes[class].sparse && heard.peak[class] >= thresholds[class])
+        .map(|class| (class, heard.peak[class] - thresholds[class]));
+    let mut lasting = (0..labels.classes.len())
+        .filter(|&class| !labels.classes[class].sparse)
+        .map(|class| (class, heard.mean[class]));
+    best(&mut events).or_else(|| best(&mut lasting)).unwrap_or(labels.rest())
+}
+
+/// Background that rates are counted on: what holds no alert, as files are and band-limited.
+fn background<'a>(heard: &'a [Heard], alerting: usize) -> Vec<&'a Heard> {
+    heard
+        .iter()
+        .filter(|one| one.class != alerting && matches!(one.form, Form::Plain | Form::BandLimited))
+        .collect()
+}
+
+/// Threshold of the alerting class for a rate of false alarms; `None` without background.
+pub fn rate_threshold(heard: &[Heard], labels: &LabelMap, per_hour: f64) -> Option<f32> {
+    let alerting = labels.alerting();
+    let background = background(heard, alerting);
+    let scores: Vec<f32> = background.iter().map(|one| one.peak[alerting]).collect();
+    eval::alarm_threshold(&scores, background.iter().map(|one| one.hours).sum(), per_hour)
+}
+
+/// What a threshold of the alerting class does; `per_hour` is the rate it was chosen for, if it was.
+pub fn rate_point(
+    clips: &[Clip],
+    labels: &LabelMap,
+    heard: &[Heard],
+    threshold: f32,
+    per_hour: Option<f64>,
+) -> RatePoint {
+    let alerting = labels.alerting();
+    let mut by_label = BTreeMap::new();
+    for one in background(heard, alerting).iter().filter(|one| one.peak[alerting] >= threshold) {
+        *by_label.entry(clips[one.clip].label.clone()).or_default() += 1;
+    }
+    RatePoint {
+        per_hour,
+        threshold,
+        false_alarms: by_label.values().sum(),
+        by_label,
+        recall: recalls(clips, heard, alerting, threshold),
+    }
+}
+
+/// Judges the alerting class and all others. `thresholds` (one per class) are those that clips are
+/// called by.
+pub fn judge(clips: &[Clip], labels: &LabelMap, heard: &[Heard], thresholds: &[f32]) -> Judgement {
+    let alerting = labels.alerting();
+    let background = background(heard, alerting);
+    let rates = RATES_PER_HOUR
+        .iter()
+        .filter_map(|&per_hour| {
+            let threshold = rate_threshold(heard, labels, per_hour)?;
+            Some(rate_point(clips, labels, heard, threshold, Some(per_hour)))
+        })
+        .collect();
+    let plain: Vec<&Heard> = heard.iter().filter(|one| one.form == Form::Plain).collect();
+    let ranking = |class: usize| {
+        let scores: Vec<f32> = plain.iter().map(|one| one.peak[class]).collect();
+        let positive: Vec<bool> = plain.iter().map(|one| one.class == class).collect();
+        (eval::average_precision(&scores, &positive), eval::roc_auc(&scores, &positive))
+    };
+    let mut confusion = Confusion::new(labels.classes.len());
+    for one in &plain {
+        confusion.record(one.class, called(one, labels, thresholds));
+    }
+    let classes = (0..labels.classes.len())
+        .map(|class| {
+            let report = confusion.class(class);
+            let (average_precision, roc_auc) = ranking(class);
+            let groups: std::collections::BTreeSet<&str> = plain
+                .iter()
+                .filter(|one| one.class == class)
+                .map(|one| clips[one.clip].group.as_str())
+                .collect();
+            ClassLine {
+                class: labels.classes[class].name.clone(),
+                clips: report.support,
+                groups: groups.len(),
+                precision: report.precision,
+                recall: report.recall,
+                f1: report.f1,
+                average_precision,
+                roc_auc,
+            }
+        })
+        .collect();
+    let (average_precision, roc_auc) = ranking(alerting);
+    Judgement {
+        background_hours: background.iter().map(|one| one.hours).sum(),
+        background_clips: background.len(),
+        rates,
+        average_precision,
+        roc_auc,
+        classes,
+        accuracy: confusion.accuracy(),
+        confusion: confusion.rows().map(<[u64]>::to_vec).collect(),
+    }
+}
+
+fn recalls(clips: &[Clip], heard: &[Heard], alerting: usize, threshold: f32) -> Vec<Recall> {
+    let mut sets: BTreeMap<(&str, Form), Vec<&Heard>> = BTreeMap::new();
+    for one in heard.iter().filter(|one| one.class == alerting) {
+        let source = clips[one.clip].source.as_str();
+        sets.entry((source, one.form)).or_default().push(one);
+    }
+    sets.into_iter()
+        .map(|((source, form), set)| {
+            let hit: Vec<bool> = set.iter().map(|one| one.peak[alerting] >= threshold).collect();
+            let mut numbers = BTreeMap::new();
+            let groups: Vec<usize> = set
+                .iter()
+                .map(|one| {
+                    let next = numbers.len();
+                    *numbers.entry(clips[one.clip].group.as_str()).or_insert(next)
+                })
+                .collect();
+            let share = |drawn: &[usize]| {
+                let hits = drawn.iter().filter(|&&index| hit[index]).count();
+                (!drawn.is_empty()).then(|| hits as f64 / drawn.len() as f64)
+            };
+            let hits = hit.iter().filter(|hit| **hit).count();
+            Recall {
+                source: source.to_owned(),
+                form,
+                clips: set.len(),
+                groups: numbers.len(),
+                hits,
+                recall: hits as f64 / set.len() as f64,
+                interval: eval::bootstrap_by_group(&groups, BOOTSTRAP_DRAWS, 1, share)
+                    .map(|interval| [interval.low, interval.high]),
+            }
+        })
+        .collect()
+}
+
+/// Expected calibration error of the highest class score of windows that are examples, in the form
+/// of their files.
+pub fn calibration_error(table: &Table, logits: &Array2<f32>, temperature: f32) -> Option<f64> {
+    let rows: Vec<usize> = (0..table.rows.len())
+        .filter(|&row| {
+            table.rows[row].example && table.items[table.rows[row].item].form == Form::Plain
+        })
+        .collect();
+    let mut scores = logits.select(Axis(0), &rows) / temperature;
+    softmax(&mut scores);
+    let mut confidence = Vec::with_capacity(rows.len());
+    let mut correct = Vec::with_capacity(rows.len());
+    for (score, &row) in scores.outer_iter().zip(&rows) {
+        let (called, highest) = score
+            .iter()
+            .enumerate()
+            .fold((0, 0.0f32), |best, (class, &s)| if s > best.1 { (class, s) } else { best });
+        confidence.push(highest);
+        correct.push(called == table.class[row]);
+    }
+    eval::expected_calibration_error(&confidence, &correct, BINS)
+}
+
+/// Threshold of a class that does not alert: the lowest at which at least `precision` of the clips
+/// that reach it are of the class; `None` when no threshold with at least five hits does.
+pub fn precise_threshold(heard: &[Heard], class: usize, precision: f64) -> Option<f32> {
+    let plain: Vec<&Heard> = heard.iter().filter(|one| one.form == Form::Plain).collect();
+    let scores: Vec<f32> = plain.iter().map(|one| one.peak[class]).collect();
+    let positive: Vec<bool> = plain.iter().map(|one| one.class == class).collect();
+    let total = positive.iter().filter(|positive| **positive).count();
+    eval::precision_recall_curve(&scores, &positive)
+        .into_iter()
+        .filter(|point| point.precision >= precision && point.recall * total as f64 >= 4.99)
+        .map(|point| point.threshold)
+        .reduce(f32::min)
+}

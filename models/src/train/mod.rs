@@ -1,0 +1,19 @@
+//! Path: labelled recordings → train → bundle
+//!
+//! The trainer, compiled only with the feature `train`: never on a device. Deterministic for a
+//! seed: folds, augmentations and fits depend on it and on the recordings, and on nothing else.
+
+pub mod artifact;
+pub mod cli;
+pub mod crossval;
+pub mod dataset;
+pub mod extraction;
+pub mod fit;
+pub mod judgement;
+pub mod labels;
+pub mod material;
+pub mod net;
+mod optimiser;
+pub mod sound;
+pub mod split;
+pub mod table;

@@ -1,0 +1,214 @@
+//! From a folder of labelled sound files to a bundle that hears, through the program itself.
+//! The sounds are made here and the head takes the `transient` stream alone, so that no network
+//! is needed.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use ecosight_models::{Classifier, Detector, DetectorOutput, SAMPLE_RATE_HZ};
+
+const RATE: usize = SAMPLE_RATE_HZ as usize;
+
+/// A small generator of its own: the sounds must not change with a library's version.
+struct Noise(u64);
+
+impl Noise {
+    fn next(&mut self) -> f32 {
+        self.0 =
+            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+    }
+}
+
+/// Three seconds of hiss, and in it a thud that decays over `decay_s`, or none.
+fn sound(seed: u64, thud: Option<f32>) -> Vec<f32> {
+    let mut noise = Noise(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+    (0..9).for_each(|_| drop(noise.next()));
+    let level = 0.002 + 0.01 * noise.next().abs();
+    let mut samples: Vec<f32> = (0..3 * RATE).map(|_| level * noise.next()).collect();
+    if let Some(decay_s) = thud {
+        let at = RATE + (noise.next().abs() * 0.8 * RATE as f32) as usize;
+        let loud = 0.2 + 0.5 * noise.next().abs();
+        let mut smooth = 0.0;
+        for (index, sample) in samples[at..].iter_mut().enumerate() {
+            smooth = 0.8 * smooth + 0.4 * noise.next();
+            *sample += loud * smooth * (-(index as f32) / (decay_s * RATE as f32)).exp();
+        }
+    }
+    samples
+}
+
+fn write_wav(path: &Path, samples: &[f32]) {
+    let spec = hound::WavSpec {
+        channels: 1,
+        sample_rate: SAMPLE_RATE_HZ,
+        bits_per_sample: 16,
+        sample_format: hound::SampleFormat::Int,
+    };
+    let mut writer = hound::WavWriter::create(path, spec).unwrap();
+    for sample in samples {
+        writer.write_sample((sample.clamp(-1.0, 1.0) * 32767.0) as i16).unwrap();
+    }
+    writer.finalize().unwrap();
+}
+
+struct Forest {
+    dir: tempfile::TempDir,
+}
+
+impl Forest {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let mut manifest = String::from("path,label,recording_id,source,licence\n");
+        for index in 0..36 {
+            let (label, thud) = match index % 3 {
+                0 => ("gun_shot", Some(0.15)),
+                1 => ("door_slam", Some(0.004)),
+                _ => ("forest", None),
+            };
+            let name = format!("{label}{index}.wav");
+            write_wav(&dir.path().join(&name), &sound(index, thud));
+            manifest += &format!("{name},{label},recording{},made here,CC0\n", index / 6);
+        }
+        let forest = Self { dir };
+        forest.write("manifest.csv", &manifest);
+        forest.write(
+            "labels.json",
+            r#"{"classes":[
+                {"name":"gun_shot","labels":["gun_shot"],"sparse":true,"alert":true},
+                {"name":"background","labels":[],"rest":true}]}"#,
+        );
+        forest.write("recipe.json", r#"{"hidden":16,"epochs":30,"batch":32,"learning_rate":0.01}"#);
+        forest
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    #[allow(clippy::disallowed_methods, reason = "test fixtures need no durable write")]
+    fn write(&self, name: &str, text: &str) {
+        std::fs::write(self.path(name), text).unwrap();
+    }
+
+    fn run(&self, arguments: &[&str]) -> Output {
+        Command::new(env!("CARGO_BIN_EXE_ecosight-models"))
+            .current_dir(self.dir.path())
+            .env("XDG_CACHE_HOME", self.path("cache"))
+            .args(arguments)
+            .output()
+            .unwrap()
+    }
+
+    fn train(&self, out: &str, data: &str, recipe: &str) -> Output {
+        self.run(&[
+            "train",
+            "--data",
+            data,
+            "--labels",
+            "labels.json",
+            "--recipe",
+            recipe,
+            "--streams",
+            "transient",
+            "--networks",
+            "2",
+            "--folds",
+            "3",
+            "--out",
+            out,
+            "--name",
+            "thud",
+            "--version",
+            "1.0.0",
+        ])
+    }
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+#[test]
+fn labelled_files_become_a_bundle_that_hears() {
+    let forest = Forest::new();
+    let output = forest.train("bundle", "manifest.csv", "recipe.json");
+    assert!(output.status.success(), "{}", text(&output.stderr));
+
+    let classifier = Classifier::load(Some(&forest.path("bundle")), None).unwrap();
+    let bundle = classifier.bundle();
+    assert_eq!((bundle.name.as_str(), bundle.version.as_str()), ("thud", "1.0.0"));
+    assert!(classifier.golden_deviation().unwrap().unwrap() < 1e-5);
+    let confirmed = |samples: &[f32]| {
+        let (windows, scores) = classifier.classify_sound(samples).unwrap();
+        let mut detector = Detector::new(&bundle.detector);
+        let mut events = 0;
+        for (window, scores) in windows.iter().zip(&scores) {
+            for output in detector.push(window, scores) {
+                events += usize::from(matches!(output, DetectorOutput::Confirmed(_)));
+            }
+        }
+        events
+    };
+    // Sounds that it was not trained on.
+    let heard = (1000..1020).filter(|seed| confirmed(&sound(*seed, Some(0.15))) > 0).count();
+    let fooled = (1000..1020).filter(|seed| confirmed(&sound(*seed, None)) > 0).count();
+    assert!(heard >= 15, "{heard} of 20 heard");
+    assert!(fooled <= 4, "{fooled} of 20 fooled it");
+
+    // The card and the numbers say where it comes from.
+    let card = std::fs::read_to_string(forest.path("bundle/model-card.md")).unwrap();
+    assert!(card.contains("| made here | 36 | 6 | 12 | CC0 |"), "{card}");
+    assert!(card.contains("Non-commercial"));
+    let evaluation = std::fs::read(forest.path("bundle/evaluation.json")).unwrap();
+    let evaluation: ecosight_models::train::artifact::Evaluation =
+        serde_json::from_slice(&evaluation).unwrap();
+    assert_eq!(evaluation.folds, 3);
+    assert!(evaluation.judgement.average_precision.unwrap() > 0.8);
+
+    // A second run from the warm cache makes the same head, bit by bit.
+    let again = forest.train("again", "manifest.csv", "recipe.json");
+    assert!(again.status.success(), "{}", text(&again.stderr));
+    assert_eq!(text(&output.stdout), text(&again.stdout));
+    let head = |bundle: &str| std::fs::read(forest.path(bundle).join("head.onnx")).unwrap();
+    assert_eq!(head("bundle"), head("again"));
+
+    // And `evaluate` reads what `train` wrote.
+    let output = forest.run(&[
+        "evaluate",
+        "--bundle",
+        "bundle",
+        "--data",
+        "manifest.csv",
+        "--labels",
+        "labels.json",
+        "--json",
+    ]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["judgement"]["background_clips"], 24);
+    assert!(report["shipped"]["recall"][0]["recall"].as_f64().unwrap() > 0.8);
+}
+
+#[test]
+fn what_cannot_be_trained_is_refused_by_name_and_nothing_is_written() {
+    let forest = Forest::new();
+    let refused = |data: &str, recipe: &str, expected: &str| {
+        let output = forest.train("bundle", data, recipe);
+        assert_eq!(output.status.code(), Some(1), "{}", text(&output.stderr));
+        let message = text(&output.stderr);
+        assert!(message.contains(expected), "{message}");
+        assert!(!forest.path("bundle").exists());
+    };
+    forest.write("typo.json", r#"{"hiden": 3}"#);
+    refused("manifest.csv", "typo.json", "hiden");
+    forest.write("wild.json", r#"{"dropout": 1.5}"#);
+    refused("manifest.csv", "wild.json", "dropout");
+    forest.write("missing.csv", "path,label\nnowhere.wav,gun_shot\n");
+    refused("missing.csv", "recipe.json", "nowhere.wav");
+    forest.write("torn.wav", "RIFF");
+    forest.write("torn.csv", "path,label\ntorn.wav,gun_shot\nforest2.wav,forest\n");
+    refused("torn.csv", "recipe.json", "torn.wav");
+    forest.write("quiet.csv", "path,label\nforest2.wav,forest\nforest5.wav,forest\n");
+    refused("quiet.csv", "recipe.json", "gun_shot");
+}
