@@ -5,8 +5,9 @@ SHELL := bash
 
 CARGO_TARGET_DIR ?= $(CURDIR)/target
 export CARGO_TARGET_DIR
-# One feature set everywhere: a second one would build tract a second time.
-ALL := --workspace --all-features
+# One feature set everywhere: a second one would build tract a second time. Targets count too: the
+# features of dev-dependencies join in only where tests are built.
+ALL := --workspace --all-features --all-targets
 SETUP := source deploy/setup.sh;
 
 help: ## Show this list
@@ -22,7 +23,7 @@ test: ## Everything that CI checks
 lint: ## Formatting and lints
 	@$(SETUP) need_rust
 	cargo fmt --all --check
-	cargo clippy $(ALL) --all-targets -- -D warnings
+	cargo clippy $(ALL) -- -D warnings
 	cargo check -p ecosight-shared --no-default-features
 
 deps-check: ## Licences, bans and sources of dependencies; known vulnerabilities

@@ -190,5 +190,5 @@ fn each_expected_shot_is_stored_once(
 }
 
 fn is_shot(event: &TrueEvent) -> bool {
-    event.kind.to_string().to_lowercase().contains("gun")
+    event.sound == "gun_shot"
 }

@@ -25,7 +25,7 @@ pub(crate) struct HeardEvent {
 /// A sound of the scene, as `ecosight-models scene --truth` gives it.
 #[derive(Clone, Debug, Deserialize)]
 pub(crate) struct TrueEvent {
-    pub(crate) kind: serde_json::Value,
+    pub(crate) sound: String,
     pub(crate) onset_s: f64,
 }
 
@@ -90,6 +90,10 @@ pub(crate) fn scene(
     struct Line {
         events: Vec<HeardEvent>,
     }
+    #[derive(Deserialize)]
+    struct Truth {
+        events: Vec<TrueEvent>,
+    }
     let (wav, truth) = (folder.join("scene.wav"), folder.join("scene.json"));
     let (wav_text, truth_text) = (text(&wav)?, text(&truth)?);
     let options =
@@ -98,10 +102,10 @@ pub(crate) fn scene(
         "ecosight-models",
         &[&["scene"], &options[..], &["--out", wav_text, "--truth", truth_text]].concat(),
     )?;
-    let truth = serde_json::from_slice(&fs::read(&truth)?).context("the scene's truth")?;
+    let truth: Truth = serde_json::from_slice(&fs::read(&truth)?).context("the scene's truth")?;
     let classify = ["classify", "--json", "--yamnet", text(yamnet)?, wav_text];
     let line: Line = serde_json::from_slice(&printed("ecosight-models", &classify)?)?;
-    Ok((wav, truth, line.events))
+    Ok((wav, truth.events, line.events))
 }
 
 fn text(path: &Path) -> Result<&str> {

@@ -188,8 +188,8 @@ impl Builder {
         self.hush((36.0, 45.0));
         self.wind((42.0, 54.0), 0.25);
         self.rain(1_500.0, 260.0, 0.12);
-        self.cicadas((1, 2), (36.0, 47.0), true);
-        self.cicadas((1, 2), (44.0, 56.0), false);
+        self.cicadas((1, 2), (40.0, 50.0), true);
+        self.cicadas((1, 2), (46.0, 58.0), false);
         self.crickets((1, 2), (1, 3), (34.0, 44.0));
         self.fauna(&[
             (birds::whistler, 1.0),
@@ -214,8 +214,8 @@ impl Builder {
         self.hush((34.0, 43.0));
         self.wind((38.0, 50.0), 0.2);
         self.rain(1_800.0, 320.0, 0.12);
-        self.cicadas((1, 2), (40.0, 50.0), true);
-        self.crickets((2, 4), (2, 4), (40.0, 53.0));
+        self.cicadas((1, 2), (46.0, 56.0), true);
+        self.crickets((2, 4), (2, 4), (45.0, 58.0));
         self.fauna(&[
             (frogs::peeper, 0.8),
             (frogs::peeper, 0.5),

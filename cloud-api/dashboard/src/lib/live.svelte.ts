@@ -11,7 +11,7 @@ interface Handlers {
   event: (type: string, data: unknown) => void;
 }
 
-const RETRY_MS = [300, 1_000, 2_000, 4_000, 8_000, 15_000];
+const RETRY_MS = [300, 1_000, 2_000, 3_000, 5_000];
 /** The server writes a comment every 15 s; three missed ones mean a dead connection. */
 const SILENCE_MS = 45_000;
 /** Failing for so long is no longer a hiccup. */
