@@ -38,7 +38,11 @@ impl Plan {
             if let Some(transform) = get_transform("conv_nhwc")? {
                 network.transform(&*transform)?;
             }
-            network.into_decluttered()?.into_optimized()?.into_runnable()
+            let runnable = network.into_decluttered()?.into_optimized()?.into_runnable()?;
+            // What does not run now never will.
+            let zeros = Tensor::zero::<f32>(input)?;
+            runnable.run(tvec![zeros.into()])?;
+            Ok(runnable)
         };
         // The checks before this point let through only what tract is known to take; should it
         // panic all the same, one bundle is bad and the program goes on.
