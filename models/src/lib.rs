@@ -4,11 +4,20 @@ pub mod audio;
 pub mod bundle;
 pub mod classifier;
 pub mod detector;
+pub mod durable;
+pub mod features;
+pub mod logmel;
+mod network_plan;
+pub mod onnx;
+pub mod scene;
+pub mod transient;
 pub mod window;
+pub mod yamnet;
 
-pub use bundle::Bundle;
-pub use classifier::{Classifier, ClassifyError, LoadError, Scores};
+pub use bundle::{Bundle, BundleError, BundleFiles};
+pub use classifier::{Classifier, ClassifierOptions, ClassifyError, LoadError, Scores};
 pub use detector::{Detector, DetectorOutput, Event};
+pub use features::{FeatureExtractor, Features};
 pub use window::{Window, Windower};
 
 /// Rate of all sound inside EcoSight, samples per second, mono.

@@ -1,27 +1,219 @@
-//! stub: to be replaced
-#![allow(missing_docs, reason = "stub")]
+//! Path: logmel → window → yamnet, transient → detector
+//!
+//! One stream of sound to windows of 0.96 s every 0.48 s, each with what the ears need of it. Each
+//! spectrum is computed once and serves the log-mel patch and the transient numbers of every
+//! window it belongs to. Everything looks into the past only, so that a window is ready as soon
+//! as its last sample is heard.
+
+use crate::audio::sane;
+use crate::logmel::{
+    BANDS, FRAME_HOP, FRAME_SAMPLES, LogMel, PATCH_FRAMES, PATCH_HOP, PATCH_SAMPLES,
+};
+use crate::transient::{self, Transient};
+use crate::{HOP_SAMPLES, WINDOW_SAMPLES};
+
+const _: () = assert!(WINDOW_SAMPLES == PATCH_FRAMES * FRAME_HOP);
+const _: () = assert!(HOP_SAMPLES == PATCH_HOP * FRAME_HOP);
+
+/// Numbers in one log-mel patch.
+pub const PATCH_LEN: usize = PATCH_FRAMES * BANDS;
+
+/// Where the 20 ms that two neighbouring frames stress begin, from the first one's start: the
+/// frames' Hann windows meet 280 samples in.
+const STRESS_SAMPLES: u64 = 120;
+
 /// Features of one 0.96 s window.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Window {
     /// Position of the window's first sample in the stream (16 kHz).
     pub start_sample: u64,
-    /// Where the loudest 20 ms (100-1500 Hz) of the window begins.
+    /// Where the loudest 20 ms (100-1500 Hz) of the window begins, to 10 ms.
     pub peak_sample: u64,
-    /// Level of those 20 ms, dBFS.
+    /// Level of those 20 ms in that band, dBFS (a full-scale sine is 0).
     pub level_dbfs: f32,
-    /// Median level of the context before, dBFS.
+    /// Median level of the context in that band: the last 5 s up to the window's end, dBFS.
     pub noise_floor_dbfs: f32,
+    end_sample: u64,
+    log_mel: Box<[f32; PATCH_LEN]>,
+    transient: [f32; transient::LEN],
 }
-/// Turns one stream of 16 kHz mono into windows; incremental, past context only.
-pub struct Windower;
+
+impl Window {
+    /// A window of features that were computed before, a cache's for example. `end_sample` is the
+    /// stream position up to which sound was heard for it.
+    pub fn new(
+        start_sample: u64,
+        end_sample: u64,
+        peak_sample: u64,
+        level_dbfs: f32,
+        noise_floor_dbfs: f32,
+        log_mel: Box<[f32; PATCH_LEN]>,
+        transient: [f32; transient::LEN],
+    ) -> Self {
+        Self {
+            start_sample,
+            peak_sample,
+            level_dbfs,
+            noise_floor_dbfs,
+            end_sample,
+            log_mel,
+            transient,
+        }
+    }
+
+    /// YAMNet's input: 96 frames of 64 bands, frame after frame (`[96, 64]`, row-major).
+    pub fn log_mel(&self) -> &[f32] {
+        self.log_mel.as_slice()
+    }
+
+    /// The `transient` feature stream; names and order in [`transient::names`].
+    pub fn transient(&self) -> &[f32; transient::LEN] {
+        &self.transient
+    }
+
+    /// Stream position up to which sound was heard for this window (exclusive): 0.975 s after its
+    /// start, or the end of the stream.
+    pub fn end_sample(&self) -> u64 {
+        self.end_sample
+    }
+}
+
+/// Turns one stream of 16 kHz mono into windows.
+///
+/// Push sound as it comes and take windows until there are none. Pushed sound waits here until
+/// its windows are taken (64 kB a second), so drain after each push; nothing else grows. How the
+/// stream is cut into pushes changes no bit of any window.
+///
+/// The windows are those of TF-Hub's YAMNet: the first spans samples 0 to 15,600, the next begins
+/// 7,680 later; [`Windower::finish`] pads the last hop with zeros, and a stream shorter than one
+/// window to one window.
+pub struct Windower {
+    log_mel: LogMel,
+    transient: Transient,
+    /// Log-mel frames, the newest last; the last 96 make a patch. Twice as long, so that making
+    /// room is rare.
+    frames: Vec<[f32; BANDS]>,
+    /// Frames computed since the start or the last reset.
+    frame_count: u64,
+    /// Sound from the start of frame `frame_count` on.
+    pending: Vec<f32>,
+    /// How much of `pending` is done with.
+    done: usize,
+    /// Stream position of the first sample since the start or the last reset.
+    origin: u64,
+    /// Samples since then.
+    heard: u64,
+    finished: bool,
+}
+
 impl Windower {
-    pub fn push(&mut self, _samples: &[f32]) {}
+    /// A windower at the start of a stream.
+    pub fn new() -> Self {
+        Self {
+            log_mel: LogMel::new(),
+            transient: Transient::new(),
+            frames: Vec::with_capacity(2 * PATCH_FRAMES),
+            frame_count: 0,
+            pending: Vec::new(),
+            done: 0,
+            origin: 0,
+            heard: 0,
+            finished: false,
+        }
+    }
+
+    /// Takes the next samples of the stream, full scale ±1. A sample that is no number reads as
+    /// zero, one beyond ±[`crate::audio::SAMPLE_LIMIT`] as that. After [`Windower::finish`], sound begins a new stretch with no context, as after a
+    /// reset.
+    pub fn push(&mut self, samples: &[f32]) {
+        if self.finished {
+            self.reset(self.origin + self.heard);
+        }
+        if self.done > 0 {
+            self.pending.drain(..self.done);
+            self.done = 0;
+        }
+        self.pending.extend(samples.iter().map(|&sample| sane(sample)));
+        self.heard += samples.len() as u64;
+    }
+
     /// Next complete window, if any.
     pub fn next_window(&mut self) -> Option<Window> {
+        while let Some(samples) =
+            self.pending.get(self.done..).and_then(<[f32]>::first_chunk::<FRAME_SAMPLES>)
+        {
+            if self.frames.len() == 2 * PATCH_FRAMES {
+                self.frames.copy_within(PATCH_FRAMES.., 0);
+                self.frames.truncate(PATCH_FRAMES);
+            }
+            let mut frame = [0.0; BANDS];
+            self.log_mel.frame(samples, &mut frame);
+            self.frames.push(frame);
+            self.transient.push(self.log_mel.power());
+            self.done += FRAME_HOP;
+            self.frame_count += 1;
+            let patch_frames = PATCH_FRAMES as u64;
+            if self.frame_count >= patch_frames
+                && (self.frame_count - patch_frames).is_multiple_of(PATCH_HOP as u64)
+            {
+                return Some(self.window());
+            }
+        }
         None
     }
+
     /// End of the stream: pads the last hop with zeros, so that `next_window` gives what is left.
-    pub fn finish(&mut self) {}
-    /// A gap: forgets all context; the next pushed sample is number `next_sample` of the stream.
-    pub fn reset(&mut self, _next_sample: u64) {}
+    pub fn finish(&mut self) {
+        if self.finished || self.heard == 0 {
+            return;
+        }
+        self.finished = true;
+        let (patch, hop) = (PATCH_SAMPLES as u64, HOP_SAMPLES as u64);
+        let padded = patch + self.heard.saturating_sub(patch).next_multiple_of(hop);
+        let padding = (padded - self.heard) as usize;
+        self.pending.resize(self.pending.len() + padding, 0.0);
+    }
+
+    /// A gap: forgets all context and what has not become a window yet; the next pushed sample is
+    /// number `next_sample` of the stream. No window mixes sound of both sides. Call
+    /// [`Windower::finish`] and take the last windows first where the sound before the gap counts.
+    pub fn reset(&mut self, next_sample: u64) {
+        self.transient.clear();
+        self.frames.clear();
+        self.frame_count = 0;
+        self.pending.clear();
+        self.done = 0;
+        self.origin = next_sample;
+        self.heard = 0;
+        self.finished = false;
+    }
+
+    /// The window whose frames are the newest.
+    fn window(&mut self) -> Window {
+        let start = (self.frame_count - PATCH_FRAMES as u64) * FRAME_HOP as u64;
+        let end = (start + PATCH_SAMPLES as u64).min(self.heard);
+        // A frame that the end cuts holds a step that nobody made.
+        let whole = (end - start).saturating_sub(FRAME_SAMPLES as u64) / FRAME_HOP as u64;
+        let real_frames = 1 + whole as usize;
+        let measure = self.transient.measure(real_frames);
+        let peak = (measure.peak_frame * FRAME_HOP as u64 + STRESS_SAMPLES).min(end - 1);
+        let mut log_mel = Box::new([0.0; PATCH_LEN]);
+        let newest = self.frames[self.frames.len() - PATCH_FRAMES..].as_flattened();
+        log_mel.copy_from_slice(newest);
+        Window {
+            start_sample: self.origin + start,
+            peak_sample: self.origin + peak,
+            level_dbfs: measure.level_dbfs,
+            noise_floor_dbfs: measure.noise_floor_dbfs,
+            end_sample: self.origin + end,
+            log_mel,
+            transient: measure.numbers,
+        }
+    }
+}
+
+impl Default for Windower {
+    fn default() -> Self {
+        Self::new()
+    }
 }

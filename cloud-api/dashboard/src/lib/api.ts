@@ -1,0 +1,189 @@
+// The server's HTTP contract, and the one way to call it.
+
+/** Which model heard something. `tag` is 8 hexadecimal digits. */
+export interface ModelRef {
+  name: string;
+  version: string;
+  tag: string;
+}
+
+/** WGS 84, degrees. */
+export interface Location {
+  lat: number;
+  lon: number;
+  uncertainty_m?: number | null;
+}
+
+export type TimeQuality = 'unknown' | 'free-running' | 'network' | 'gps';
+export type ClipStatus = 'expected' | 'uploading' | 'stored';
+
+/** The recording that proves an event; its bytes are at `url` once `stored`. */
+export interface Clip {
+  id: string;
+  url: string;
+  status: ClipStatus;
+  bytes: number;
+  duration_s: number;
+  format: string;
+  sha256: string;
+  /** Where the event's onset lies in the sound, seconds, if the server knows. */
+  onset_s?: number | null;
+}
+
+/** One event heard by one station. Levels in dBFS, `time` is the onset in UTC. */
+export interface SoundEvent {
+  id: string;
+  device_id: string;
+  /** Null until the station has said its name. */
+  device_name: string | null;
+  site_id: string;
+  class: string;
+  alert: boolean;
+  /** Injected by the station to prove that it hears. */
+  canary: boolean;
+  /** 0 to 1. */
+  score: number;
+  time: string;
+  time_quality: TimeQuality;
+  received_at: string;
+  duration_ms: number | null;
+  decided_after_ms: number | null;
+  windows: number;
+  level_dbfs: number;
+  noise_floor_dbfs: number | null;
+  scores: Record<string, number> | null;
+  model: ModelRef;
+  state: string;
+  location: Location | null;
+  clip: Clip | null;
+}
+
+export type SourceState = 'starting' | 'healthy' | 'recovering' | 'failed' | 'ended';
+
+/** A station's last minute report. */
+export interface Telemetry {
+  time: string;
+  uptime_s: number;
+  windows: number;
+  inference_p50_us: number;
+  inference_p99_us: number;
+  dropped_samples: number;
+  gaps: number;
+  outbox_records: number;
+  outbox_oldest_s: number;
+  clips_pending: number;
+  disk_free_mib: number;
+  cpu_temperature_c: number | null;
+  noise_floor_dbfs: number;
+  source: SourceState;
+}
+
+export interface Device {
+  id: string;
+  name: string;
+  site_id: string;
+  state: 'online' | 'offline' | 'unknown';
+  last_seen: string | null;
+  agent_version: string | null;
+  model: ModelRef | null;
+  location: Location | null;
+  telemetry: Telemetry | null;
+}
+
+export interface SystemInfo {
+  version: string;
+  model: (ModelRef & { backbone: string }) | null;
+  database: string;
+  broker: string;
+  broker_connected: boolean;
+  uptime_s: number;
+}
+
+/** A page of a list, newest first; `next` is the cursor of the following one. */
+export interface Page<T> {
+  items: T[];
+  next?: string | null;
+}
+
+export type Query = Record<string, string | number | null | undefined>;
+
+/** A call that gave no usable answer; `status` is 0 when the server was not reached. */
+export class ApiError extends Error {
+  readonly status: number;
+
+  constructor(status: number, message: string) {
+    super(message);
+    this.name = 'ApiError';
+    this.status = status;
+  }
+
+  get unreachable(): boolean {
+    return this.status === 0;
+  }
+}
+
+const TIMEOUT_MS = 15_000;
+
+/** Milliseconds that the server's clock is ahead of this computer's, by its last `Date`. */
+let serverAheadMs = 0;
+
+/** Now by the server's clock. Small differences are transport and rounding: they are ignored. */
+export function serverNow(): number {
+  return Date.now() + (Math.abs(serverAheadMs) > 5_000 ? serverAheadMs : 0);
+}
+
+/** GETs `path` with `query`. Throws only {@link ApiError}. */
+export async function getJson<T>(path: string, query: Query = {}): Promise<T> {
+  const response = await request(withQuery(path, query));
+  try {
+    return (await response.json()) as T;
+  } catch (cause) {
+    if (!(cause instanceof SyntaxError)) throw new ApiError(0, 'The connection to the server broke.');
+    throw new ApiError(response.status, 'The server sent an answer that is not JSON.');
+  }
+}
+
+/** GETs the bytes of a clip. Throws only {@link ApiError}. */
+export async function getBytes(url: string): Promise<ArrayBuffer> {
+  const response = await request(url, 60_000);
+  try {
+    return await response.arrayBuffer();
+  } catch {
+    throw new ApiError(0, 'The connection broke while the recording was loading.');
+  }
+}
+
+async function request(url: string, timeoutMs = TIMEOUT_MS): Promise<Response> {
+  let response: Response;
+  try {
+    response = await fetch(url, { signal: AbortSignal.timeout(timeoutMs) });
+  } catch (cause) {
+    const late = cause instanceof DOMException && cause.name === 'TimeoutError';
+    throw new ApiError(0, late ? 'The server does not answer.' : 'The server cannot be reached.');
+  }
+  const date = Date.parse(response.headers.get('date') ?? '');
+  if (!Number.isNaN(date)) serverAheadMs = date - Date.now();
+  if (!response.ok) throw new ApiError(response.status, await problemText(response));
+  return response;
+}
+
+/** The human part of an RFC 9457 answer. */
+async function problemText(response: Response): Promise<string> {
+  try {
+    const problem = (await response.json()) as { title?: string; detail?: string };
+    const text = problem.detail ?? problem.title;
+    if (text) return text;
+  } catch {
+    // Not a problem document: a proxy's page, say.
+  }
+  return `The server answered ${response.status}.`;
+}
+
+function withQuery(path: string, query: Query): string {
+  const params = new URLSearchParams();
+  for (const [key, value] of Object.entries(query)) {
+    if (value !== null && value !== undefined && value !== '') params.set(key, String(value));
+  }
+  const text = params.toString();
+  return text ? `${path}?${text}` : path;
+}

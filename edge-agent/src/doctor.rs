@@ -1,0 +1,307 @@
+//! `doctor`: can it hear, can it send, will it last?
+//!
+//! Each check tries the real thing and, if it fails, says what to do. Nothing is changed but
+//! that the data directory is made, and a probe file in it, which is removed again.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use ecosight_models::{Classifier, LoadError, SAMPLE_RATE_HZ};
+use serde::Serialize;
+
+use crate::config::{Config, SourceKind};
+use crate::ear::EarError;
+use crate::health::{Health, free_bytes};
+use crate::source::{self, Begin, Microphone, Read};
+use crate::uplink::{Connection, Happening, options};
+use crate::{durable, ear, upload};
+
+/// One thing that was looked at.
+#[derive(Clone, Debug, Serialize)]
+pub struct Check {
+    /// What.
+    pub name: &'static str,
+    /// `pass`, `warn` or `fail`.
+    pub outcome: Outcome,
+    /// What was found.
+    pub found: String,
+    /// What to do about it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub remedy: Option<String>,
+}
+
+/// How a check ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Outcome {
+    /// Fine.
+    Pass,
+    /// The station works, but not for long or not well.
+    Warn,
+    /// The station does not work.
+    Fail,
+}
+
+/// Longest wait for a broker or server.
+const PATIENCE: Duration = Duration::from_secs(8);
+/// A window must be classified in this part of its hop, or the station falls behind.
+const HOP: Duration = Duration::from_millis(480);
+/// Below this the clock was never set: 2024-01-01.
+const CLOCK_SET_US: i64 = 1_704_067_200_000_000;
+
+impl Check {
+    /// Whether the station can do without anything being done.
+    #[must_use]
+    pub fn passed(&self) -> bool {
+        self.outcome != Outcome::Fail
+    }
+
+    fn pass(name: &'static str, found: impl Into<String>) -> Self {
+        Self { name, outcome: Outcome::Pass, found: found.into(), remedy: None }
+    }
+
+    fn warn(name: &'static str, found: impl Into<String>, remedy: impl Into<String>) -> Self {
+        let remedy = Some(remedy.into());
+        Self { name, outcome: Outcome::Warn, found: found.into(), remedy }
+    }
+
+    fn fail(name: &'static str, found: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self { outcome: Outcome::Fail, ..Self::warn(name, found, remedy) }
+    }
+}
+
+/// Makes all checks.
+pub async fn examine(config: &Config) -> Vec<Check> {
+    // A configuration with faults never comes here: they are reported with their lines.
+    let mut checks = vec![Check::pass("configuration", "every setting is valid")];
+    checks.push(data_dir(config));
+    checks.push(space(config));
+    checks.push(clock());
+    match ear::load(&config.model) {
+        Ok(classifier) => {
+            let bundle = classifier.bundle();
+            let found = format!("{} {} ({})", bundle.name, bundle.version, bundle.tag);
+            checks.push(Check::pass("model", found));
+            checks.push(inference(&classifier));
+        }
+        Err(error) => {
+            let remedy = match &error {
+                EarError::Load(LoadError::Backbone(_)) => {
+                    "run `ecosight-models import-yamnet FILE`, or set model.yamnet"
+                }
+                EarError::Load(_) => "set model.bundle to the directory of a bundle",
+                EarError::Class { .. } => "take the class out of model.thresholds",
+            };
+            checks.push(Check::fail("model", error.to_string(), remedy));
+        }
+    }
+    checks.push(source(config));
+    checks.push(broker(config).await);
+    checks.push(cloud(config).await);
+    checks
+}
+
+fn data_dir(config: &Config) -> Check {
+    let path = &config.storage.data_dir;
+    let probe = path.join("doctor.probe");
+    let tried = std::fs::create_dir_all(path)
+        .and_then(|()| durable::write(&probe, b"probe"))
+        .and_then(|()| std::fs::remove_file(&probe));
+    match tried {
+        Ok(()) => Check::pass("data directory", format!("{} is writable", path.display())),
+        Err(error) => Check::fail(
+            "data directory",
+            format!("cannot write in {}: {error}", path.display()),
+            "give the directory to this user, or set storage.data_dir",
+        ),
+    }
+}
+
+fn space(config: &Config) -> Check {
+    let Some(free) = free_bytes(&config.storage.data_dir) else {
+        return Check::warn("disk space", "unknown", "the data directory must exist first");
+    };
+    let (free_mb, reserve_mb) = (free / 1_000_000, config.storage.reserve.0 / 1_000_000);
+    if free < config.storage.reserve.0 {
+        return Check::warn(
+            "disk space",
+            format!("{free_mb} MB free, less than the reserve of {reserve_mb} MB"),
+            "alerts still go out, but no clips are kept: make room, or lower storage.reserve",
+        );
+    }
+    Check::pass("disk space", format!("{free_mb} MB free"))
+}
+
+fn clock() -> Check {
+    let clock = crate::clock::Clock::system();
+    let now = crate::clock::rfc3339(clock.unix_us());
+    if clock.unix_us() < CLOCK_SET_US {
+        return Check::warn(
+            "clock",
+            format!("{now}: never set"),
+            "connect to a network with NTP, or fit a real-time clock: times of events are wrong",
+        );
+    }
+    Check::pass("clock", format!("{now} ({})", clock.quality().name()))
+}
+
+/// Runs ten seconds of near silence through the whole path and looks at speed and sense.
+fn inference(classifier: &Classifier) -> Check {
+    let name = "inference";
+    let mut windower = classifier.windower();
+    let noise = |i: u32| ((i.wrapping_mul(2_654_435_761) >> 16) as f32 / 32_768.0 - 1.0) * 1e-3;
+    let sound: Vec<f32> = (0..10 * SAMPLE_RATE_HZ).map(noise).collect();
+    windower.push(&sound);
+    let windows: Vec<_> = std::iter::from_fn(|| windower.next_window()).collect();
+    let mut times = Vec::with_capacity(windows.len());
+    for window in &windows {
+        let started = std::time::Instant::now();
+        match classifier.classify(std::slice::from_ref(window)) {
+            Ok(scores) => {
+                let sane = |s: &f32| (0.0..=1.0).contains(s);
+                if !scores.iter().all(|scores| scores.classes.iter().all(sane)) {
+                    return Check::fail(
+                        name,
+                        "scores that are no probabilities",
+                        "the bundle or the imported YAMNet is damaged: import it again",
+                    );
+                }
+            }
+            Err(error) => {
+                return Check::fail(name, error.to_string(), "import YAMNet again");
+            }
+        }
+        times.push(started.elapsed());
+    }
+    times.sort();
+    let Some(median) = times.get(times.len() / 2) else {
+        return Check::fail(name, "no windows came of ten seconds of sound", "this is a defect");
+    };
+    let found = format!("{:.1} ms a window", median.as_secs_f64() * 1e3);
+    if *median > HOP / 2 {
+        return Check::warn(
+            name,
+            found,
+            "a window comes every 480 ms: the station will fall behind under load",
+        );
+    }
+    Check::pass(name, found)
+}
+
+fn source(config: &Config) -> Check {
+    let name = "sound source";
+    if config.source.kind == SourceKind::Microphone {
+        return match Microphone::probe(&config.source) {
+            Ok(found) => Check::pass(name, format!("microphone opens: {found}")),
+            Err(problem) => Check::fail(
+                name,
+                problem,
+                "plug a microphone in, set source.device, or set source.kind to another source",
+            ),
+        };
+    }
+    if config.source.kind == SourceKind::Stdin {
+        return Check::pass(name, "standard input, which is not read now");
+    }
+    let health = std::sync::Arc::new(Health::default());
+    let speed = crate::config::Speed::Maximum;
+    let fast = crate::config::Source { speed, ..config.source.clone() };
+    let mut sound = Vec::new();
+    let outcome = source::open(&fast, Begin::default(), &health).and_then(|mut source| {
+        for _ in 0..100 {
+            if source.read(&mut sound)? == Read::Sound {
+                break;
+            }
+        }
+        Ok(())
+    });
+    match outcome {
+        Ok(()) if sound.is_empty() => {
+            Check::fail(name, "opens, but no sound comes", "look at source.path")
+        }
+        Ok(()) => Check::pass(name, "opens, and sound comes"),
+        Err(error) => Check::fail(name, error.to_string(), "look at source.kind and source.path"),
+    }
+}
+
+async fn broker(config: &Config) -> Check {
+    let name = "broker";
+    let url = &config.mqtt.url;
+    // Another client id than the station's: the broker would throw the running agent out.
+    let client_id = format!("ecosight-doctor-{}", std::process::id());
+    let options = match options(&config.mqtt, &client_id, "", None) {
+        Ok(mut options) => {
+            options.set_keep_alive(5);
+            options
+        }
+        Err(error) => return Check::fail(name, error.to_string(), "look at the section [mqtt]"),
+    };
+    let mut connection = Connection::open(options);
+    match tokio::time::timeout(PATIENCE, connection.next()).await {
+        Ok(Happening::Connected { .. }) => {
+            let _ = tokio::time::timeout(Duration::from_secs(1), connection.close()).await;
+            Check::pass(name, format!("{url} accepts this station"))
+        }
+        Ok(Happening::Lost(problem)) => Check::fail(
+            name,
+            format!("{url}: {problem}"),
+            "is the broker running, is mqtt.url right, are user and certificates accepted?",
+        ),
+        Ok(Happening::Receipt(_)) => Check::pass(name, format!("{url} answers")),
+        Err(_) => Check::fail(
+            name,
+            format!("{url}: no answer in {} s", PATIENCE.as_secs()),
+            "is there a network, and does a firewall let the port through?",
+        ),
+    }
+}
+
+async fn cloud(config: &Config) -> Check {
+    let name = "cloud";
+    let Some(url) = &config.cloud.url else {
+        return Check::warn(name, "not set", "clips stay on the station: set cloud.url");
+    };
+    let client = match upload::client(&config.cloud) {
+        Ok(client) => client,
+        Err(error) => return Check::fail(name, error.to_string(), "look at the section [cloud]"),
+    };
+    let health = format!("{}/health", url.trim_end_matches('/'));
+    match client.get(&health).timeout(PATIENCE).send().await {
+        Ok(answer) if answer.status().is_success() => Check::pass(name, format!("{url} answers")),
+        Ok(answer) => Check::fail(
+            name,
+            format!("{health}: {}", answer.status()),
+            "is cloud.url the address of an EcoSight server?",
+        ),
+        Err(error) => Check::fail(
+            name,
+            format!("{health}: {}", upload::describe(&error)),
+            "is the server running, and is cloud.url right?",
+        ),
+    }
+}
+
+/// All checks as text, or as one JSON object a line.
+#[must_use]
+pub fn report(checks: &[Check], json: bool) -> String {
+    let mut text = String::new();
+    for check in checks {
+        if json {
+            if let Ok(line) = serde_json::to_string(check) {
+                text.push_str(&line);
+                text.push('\n');
+            }
+            continue;
+        }
+        let mark = match check.outcome {
+            Outcome::Pass => "pass",
+            Outcome::Warn => "WARN",
+            Outcome::Fail => "FAIL",
+        };
+        let _ = writeln!(text, "{mark}  {:<15} {}", check.name, check.found);
+        if let Some(remedy) = &check.remedy {
+            let _ = writeln!(text, "      {:<15} → {remedy}", "");
+        }
+    }
+    text
+}

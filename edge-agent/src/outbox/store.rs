@@ -1,0 +1,516 @@
+//! All SQL of the outbox, and the repair of a damaged file.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use ecosight_shared::{
+    ClipFormat, DeviceId, Envelope, EventId, Header, MAX_ENVELOPE_LEN, Message, RecordId, SeqRange,
+    TimeQuality,
+};
+use sqlx::sqlite::{
+    SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteRow, SqliteSynchronous,
+};
+use sqlx::{Connection, Row as _};
+use uuid::Uuid;
+
+use super::{
+    ClipRow, Found, Level, OpenDraft, OpenEvent, OutboxError, Priority, ReplayPosition, Row,
+};
+
+/// Name of the file in the data directory.
+pub const FILE: &str = "outbox.db";
+
+const FORMAT: i64 = 1;
+const SCHEMA: &str = include_str!("schema.sql");
+
+/// The WAL is folded into the file at 1000 pages (SQLite's default) and then cut to this size.
+const WAL_LIMIT_BYTES: &str = "4194304";
+
+type Result<T, E = OutboxError> = std::result::Result<T, E>;
+
+/// The file, open.
+#[derive(Debug)]
+pub(super) struct Store {
+    connection: SqliteConnection,
+}
+
+impl Store {
+    pub(super) async fn open(data_dir: &Path, now_us: i64) -> Result<(Self, Found)> {
+        let path = data_dir.join(FILE);
+        match Self::open_checked(&path).await {
+            Ok(mut store) => {
+                let last_boot = store.last_boot().await?;
+                Ok((store, Found { last_boot, damaged: None }))
+            }
+            Err(OutboxError::Damaged(error)) => {
+                let aside = data_dir.join(format!("{FILE}.damaged-{}", now_us / 1_000_000));
+                tracing::error!(%error, kept = %aside.display(), "outbox damaged, moved aside");
+                move_aside(&path, &aside)?;
+                let mut store = Self::open_checked(&path).await?;
+                let (rows, last_boot) = salvage(&aside).await;
+                let taken = store.take_over(&rows).await?;
+                let found = Found { last_boot, damaged: Some((aside, taken)) };
+                Ok((store, found))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn open_checked(path: &Path) -> Result<Self> {
+        let mut connection = SqliteConnection::connect_with(&options(path)).await?;
+        pragma(path, &mut connection, "PRAGMA journal_mode", "journal_mode", &["wal"]).await?;
+        pragma(path, &mut connection, "PRAGMA synchronous", "synchronous", &["2"]).await?;
+        let check: String =
+            sqlx::query_scalar("PRAGMA quick_check(1)").fetch_one(&mut connection).await?;
+        if check != "ok" {
+            return Err(OutboxError::Damaged(sqlx::Error::Protocol(check)));
+        }
+        let format: i64 =
+            sqlx::query_scalar("PRAGMA user_version").fetch_one(&mut connection).await?;
+        let mut store = Self { connection };
+        match format {
+            FORMAT => {}
+            0 => store.create().await?,
+            found => {
+                let path = path.into();
+                return Err(OutboxError::Newer { path, found, supported: FORMAT });
+            }
+        }
+        Ok(store)
+    }
+
+    async fn create(&mut self) -> Result<()> {
+        self.begin().await?;
+        sqlx::raw_sql(SCHEMA).execute(&mut self.connection).await?;
+        sqlx::raw_sql("PRAGMA user_version = 1").execute(&mut self.connection).await?;
+        self.commit().await
+    }
+
+    pub(super) async fn begin(&mut self) -> Result<()> {
+        sqlx::raw_sql("BEGIN IMMEDIATE").execute(&mut self.connection).await?;
+        Ok(())
+    }
+
+    pub(super) async fn commit(&mut self) -> Result<()> {
+        sqlx::raw_sql("COMMIT").execute(&mut self.connection).await?;
+        Ok(())
+    }
+
+    /// Ends a transaction that failed; SQLite may have ended it already.
+    pub(super) async fn rollback(&mut self) {
+        let _ = sqlx::raw_sql("ROLLBACK").execute(&mut self.connection).await;
+    }
+
+    pub(super) async fn close(self) -> Result<()> {
+        self.connection.close().await.map_err(OutboxError::of)
+    }
+
+    async fn last_boot(&mut self) -> Result<u32> {
+        let boot: i64 = sqlx::query_scalar(
+            "SELECT max(coalesce((SELECT max(boot) FROM boots), 0), \
+                        coalesce((SELECT max(boot) FROM records), 0))",
+        )
+        .fetch_one(&mut self.connection)
+        .await?;
+        Ok(boot as u32)
+    }
+
+    pub(super) async fn note_boot(&mut self, boot: u32) -> Result<()> {
+        sqlx::query("DELETE FROM boots").execute(&mut self.connection).await?;
+        sqlx::query("INSERT INTO boots (boot) VALUES ($1)")
+            .bind(i64::from(boot))
+            .execute(&mut self.connection)
+            .await?;
+        Ok(())
+    }
+
+    pub(super) async fn insert(
+        &mut self,
+        header: &Header,
+        kind: u8,
+        priority: Priority,
+        envelope: &[u8],
+        document: Option<&str>,
+    ) -> Result<()> {
+        sqlx::query(
+            "INSERT INTO records (boot, seq, kind, priority, created_us, envelope, document) \
+             VALUES ($1, $2, $3, $4, $5, $6, $7)",
+        )
+        .bind(i64::from(header.record.boot))
+        .bind(i64::from(header.record.seq))
+        .bind(i64::from(kind))
+        .bind(priority as i64)
+        .bind(header.unix_us)
+        .bind(envelope)
+        .bind(document)
+        .execute(&mut self.connection)
+        .await?;
+        Ok(())
+    }
+
+    pub(super) async fn open_event(
+        &mut self,
+        event: EventId,
+        device: DeviceId,
+        unix_us: i64,
+        time_quality: TimeQuality,
+        open: &OpenDraft,
+    ) -> Result<()> {
+        // Kept as an envelope, because that format is versioned and checked.
+        let envelope = Envelope {
+            header: Header { record: RecordId { device, boot: 0, seq: 0 }, unix_us, time_quality },
+            message: Message::Detection(open.so_far.clone()),
+        };
+        let mut buffer = [0; MAX_ENVELOPE_LEN];
+        let so_far = envelope.encode(&mut buffer).map_err(|_| OutboxError::Encode)?;
+        sqlx::query(
+            "INSERT INTO open_events \
+             (event, stream, class, onset_sample, unix_us, time_quality, so_far) \
+             VALUES ($1, $2, $3, $4, $5, $6, $7)",
+        )
+        .bind(&event.0.as_bytes()[..])
+        .bind(&open.stream)
+        .bind(&open.class)
+        .bind(open.onset_sample as i64)
+        .bind(unix_us)
+        .bind(time_quality as i64)
+        .bind(so_far)
+        .execute(&mut self.connection)
+        .await?;
+        Ok(())
+    }
+
+    pub(super) async fn close_event(&mut self, event: EventId) -> Result<()> {
+        sqlx::query("DELETE FROM open_events WHERE event = $1")
+            .bind(&event.0.as_bytes()[..])
+            .execute(&mut self.connection)
+            .await?;
+        Ok(())
+    }
+
+    pub(super) async fn open_events(&mut self) -> Result<Vec<OpenEvent>> {
+        let rows = sqlx::query("SELECT * FROM open_events ORDER BY unix_us, event")
+            .fetch_all(&mut self.connection)
+            .await?;
+        // A row that cannot be read is of no event that could be completed.
+        Ok(rows.iter().filter_map(|row| open_event(row).ok().flatten()).collect())
+    }
+
+    pub(super) async fn insert_clip(
+        &mut self,
+        clip: &ClipRow,
+        priority: Priority,
+        created_us: i64,
+    ) -> Result<()> {
+        sqlx::query(
+            "INSERT INTO clips \
+             (event, name, sha256, bytes, duration_ms, format, priority, created_us) \
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT DO NOTHING",
+        )
+        .bind(&clip.event.0.as_bytes()[..])
+        .bind(&clip.name)
+        .bind(&clip.sha256[..])
+        .bind(clip.bytes as i64)
+        .bind(i64::from(clip.duration_ms))
+        .bind(clip.format.extension())
+        .bind(priority as i64)
+        .bind(created_us)
+        .execute(&mut self.connection)
+        .await?;
+        Ok(())
+    }
+
+    pub(super) async fn clips(&mut self) -> Result<Vec<ClipRow>> {
+        let rows = sqlx::query("SELECT * FROM clips ORDER BY priority, created_us, event")
+            .fetch_all(&mut self.connection)
+            .await?;
+        rows.iter().map(|row| clip_row(row).map_err(OutboxError::of)).collect()
+    }
+
+    pub(super) async fn forget_clip(&mut self, event: EventId) -> Result<()> {
+        sqlx::query("DELETE FROM clips WHERE event = $1")
+            .bind(&event.0.as_bytes()[..])
+            .execute(&mut self.connection)
+            .await?;
+        Ok(())
+    }
+
+    pub(super) async fn release(&mut self, range: SeqRange) -> Result<u64> {
+        let done = sqlx::query("DELETE FROM records WHERE boot = $1 AND seq BETWEEN $2 AND $3")
+            .bind(i64::from(range.boot))
+            .bind(i64::from(range.first))
+            .bind(i64::from(range.last))
+            .execute(&mut self.connection)
+            .await?;
+        Ok(done.rows_affected())
+    }
+
+    pub(super) async fn next(
+        &mut self,
+        priority: Priority,
+        after: i64,
+        limit: usize,
+    ) -> Result<Vec<Row>> {
+        let rows = sqlx::query(
+            "SELECT id, boot, seq, priority, envelope, document FROM records \
+             WHERE priority = $1 AND id > $2 ORDER BY id LIMIT $3",
+        )
+        .bind(priority as i64)
+        .bind(after)
+        .bind(limit as i64)
+        .fetch_all(&mut self.connection)
+        .await?;
+        rows.iter().map(|row| record_row(row).map_err(OutboxError::of)).collect()
+    }
+
+    pub(super) async fn row(&mut self, id: i64) -> Result<Option<Row>> {
+        let row = sqlx::query(
+            "SELECT id, boot, seq, priority, envelope, document FROM records WHERE id = $1",
+        )
+        .bind(id)
+        .fetch_optional(&mut self.connection)
+        .await?;
+        row.map(|row| record_row(&row).map_err(OutboxError::of)).transpose()
+    }
+
+    /// Gives up the oldest records of one priority.
+    pub(super) async fn drop_oldest(&mut self, priority: Priority, count: u64) -> Result<u64> {
+        let done = sqlx::query(
+            "DELETE FROM records WHERE id IN \
+             (SELECT id FROM records WHERE priority = $1 ORDER BY id LIMIT $2)",
+        )
+        .bind(priority as i64)
+        .bind(count as i64)
+        .execute(&mut self.connection)
+        .await?;
+        Ok(done.rows_affected())
+    }
+
+    pub(super) async fn count(&mut self, priority: Priority) -> Result<u64> {
+        let count: i64 = sqlx::query_scalar("SELECT count(*) FROM records WHERE priority = $1")
+            .bind(priority as i64)
+            .fetch_one(&mut self.connection)
+            .await?;
+        Ok(count as u64)
+    }
+
+    pub(super) async fn level(&mut self, dropped: u64) -> Result<Level> {
+        let row = sqlx::query(
+            "SELECT count(*) AS records, coalesce(sum(priority = 0), 0) AS alerts, \
+                    min(created_us) AS oldest_us FROM records",
+        )
+        .fetch_one(&mut self.connection)
+        .await?;
+        let clips =
+            sqlx::query("SELECT count(*) AS clips, coalesce(sum(bytes), 0) AS b FROM clips")
+                .fetch_one(&mut self.connection)
+                .await?;
+        Ok(Level {
+            records: unsigned(&row, "records")?,
+            alerts: unsigned(&row, "alerts")?,
+            oldest_us: row.try_get("oldest_us")?,
+            dropped,
+            clips: unsigned(&clips, "clips")?,
+            clip_bytes: unsigned(&clips, "b")?,
+        })
+    }
+
+    pub(super) async fn set_position(&mut self, position: &ReplayPosition) -> Result<()> {
+        sqlx::query(
+            "INSERT INTO replay (only, stream, sample, item, item_start) \
+             VALUES (1, $1, $2, $3, $4) ON CONFLICT (only) DO UPDATE SET \
+             stream = excluded.stream, sample = excluded.sample, item = excluded.item, \
+             item_start = excluded.item_start",
+        )
+        .bind(&position.stream)
+        .bind(position.sample as i64)
+        .bind(position.item as i64)
+        .bind(position.item_start as i64)
+        .execute(&mut self.connection)
+        .await?;
+        sqlx::query("DELETE FROM replay_ends").execute(&mut self.connection).await?;
+        for (class, end) in &position.ends {
+            sqlx::query("INSERT INTO replay_ends (class, sample) VALUES ($1, $2)")
+                .bind(class)
+                .bind(*end as i64)
+                .execute(&mut self.connection)
+                .await?;
+        }
+        Ok(())
+    }
+
+    pub(super) async fn position(&mut self) -> Result<Option<ReplayPosition>> {
+        let Some(row) =
+            sqlx::query("SELECT * FROM replay").fetch_optional(&mut self.connection).await?
+        else {
+            return Ok(None);
+        };
+        let ends = sqlx::query("SELECT class, sample FROM replay_ends")
+            .fetch_all(&mut self.connection)
+            .await?;
+        Ok(Some(ReplayPosition {
+            stream: row.try_get("stream")?,
+            sample: unsigned(&row, "sample")?,
+            item: unsigned(&row, "item")?,
+            item_start: unsigned(&row, "item_start")?,
+            ends: ends
+                .iter()
+                .map(|row| Ok((row.try_get("class")?, unsigned(row, "sample")?)))
+                .collect::<sqlx::Result<_>>()?,
+        }))
+    }
+
+    /// Writes rows of a damaged file that still prove to be records.
+    async fn take_over(&mut self, rows: &[Row]) -> Result<u64> {
+        self.begin().await?;
+        let mut taken = 0;
+        for row in rows {
+            let Ok(envelope) = Envelope::decode(&row.envelope) else { continue };
+            let kind = envelope.message.kind();
+            let document = row.document.as_deref();
+            self.insert(&envelope.header, kind as u8, Priority::of(kind), &row.envelope, document)
+                .await?;
+            taken += 1;
+        }
+        self.commit().await?;
+        Ok(taken)
+    }
+}
+
+fn options(path: &Path) -> SqliteConnectOptions {
+    SqliteConnectOptions::new()
+        .filename(path)
+        .create_if_missing(true)
+        .journal_mode(SqliteJournalMode::Wal)
+        .synchronous(SqliteSynchronous::Full)
+        .busy_timeout(Duration::from_secs(5))
+        .pragma("journal_size_limit", WAL_LIMIT_BYTES)
+        // 1 MiB of pages is plenty for queries that each touch a few rows.
+        .pragma("cache_size", "-1024")
+}
+
+async fn pragma(
+    path: &Path,
+    connection: &mut SqliteConnection,
+    query: &'static str,
+    name: &'static str,
+    allowed: &[&str],
+) -> Result<()> {
+    let row = sqlx::query(query).fetch_one(connection).await?;
+    let found =
+        row.try_get::<String, _>(0).or_else(|_| row.try_get::<i64, _>(0).map(|n| n.to_string()))?;
+    if allowed.contains(&found.as_str()) {
+        Ok(())
+    } else {
+        Err(OutboxError::Pragma { path: path.into(), pragma: name, found })
+    }
+}
+
+/// Moves the file, and what belongs to it, to `aside`.
+fn move_aside(path: &Path, aside: &Path) -> Result<()> {
+    for suffix in ["-wal", "-shm", ""] {
+        let with_suffix = |base: &Path| {
+            let mut name = base.as_os_str().to_owned();
+            name.push(suffix);
+            PathBuf::from(name)
+        };
+        let from = with_suffix(path);
+        if from.exists() {
+            std::fs::rename(&from, with_suffix(aside))
+                .map_err(|source| OutboxError::Aside { path: from, source })?;
+        }
+    }
+    crate::durable::sync_directory_of(path)
+        .map_err(|source| OutboxError::Aside { path: path.into(), source })
+}
+
+/// Reads what can be read of a damaged file: whole rows up to the first that fails, from either
+/// end. Their envelopes carry checksums, so that what is wrong is found out.
+async fn salvage(path: &Path) -> (Vec<Row>, u32) {
+    let mut rows = std::collections::BTreeMap::new();
+    let mut last_boot = 0;
+    let Ok(mut connection) = SqliteConnection::connect_with(
+        &SqliteConnectOptions::new().filename(path).create_if_missing(false),
+    )
+    .await
+    else {
+        return (Vec::new(), 0);
+    };
+    for query in [
+        "SELECT id, boot, seq, priority, envelope, document FROM records ORDER BY id",
+        "SELECT id, boot, seq, priority, envelope, document FROM records ORDER BY id DESC",
+    ] {
+        use futures_util::StreamExt;
+        let mut stream = sqlx::query(query).fetch(&mut connection);
+        while let Some(Ok(row)) = stream.next().await {
+            if let Ok(row) = record_row(&row) {
+                last_boot = last_boot.max(row.boot);
+                rows.insert((row.boot, row.seq), row);
+            }
+        }
+    }
+    let boot = sqlx::query_scalar::<_, i64>("SELECT max(boot) FROM boots");
+    if let Ok(boot) = boot.fetch_one(&mut connection).await {
+        last_boot = last_boot.max(boot as u32);
+    }
+    let mut rows: Vec<Row> = rows.into_values().collect();
+    rows.sort_by_key(|row| row.id);
+    (rows, last_boot)
+}
+
+fn record_row(row: &SqliteRow) -> sqlx::Result<Row> {
+    let priority: i64 = row.try_get("priority")?;
+    Ok(Row {
+        id: row.try_get("id")?,
+        boot: unsigned(row, "boot")? as u32,
+        seq: unsigned(row, "seq")? as u32,
+        priority: match priority {
+            0 => Priority::Alert,
+            1 => Priority::Detection,
+            _ => Priority::Telemetry,
+        },
+        envelope: row.try_get("envelope")?,
+        document: row.try_get("document")?,
+    })
+}
+
+fn clip_row(row: &SqliteRow) -> sqlx::Result<ClipRow> {
+    let sha256: Vec<u8> = row.try_get("sha256")?;
+    let format: String = row.try_get("format")?;
+    Ok(ClipRow {
+        event: event_id(row)?,
+        name: row.try_get("name")?,
+        sha256: sha256.try_into().map_err(|_| sqlx::Error::Protocol("sha256".into()))?,
+        bytes: unsigned(row, "bytes")?,
+        duration_ms: unsigned(row, "duration_ms")? as u32,
+        format: if format == "flac" { ClipFormat::Flac } else { ClipFormat::Wav },
+    })
+}
+
+fn open_event(row: &SqliteRow) -> sqlx::Result<Option<OpenEvent>> {
+    let so_far: Vec<u8> = row.try_get("so_far")?;
+    let Ok(Envelope { header, message: Message::Detection(so_far) }) = Envelope::decode(&so_far)
+    else {
+        return Ok(None);
+    };
+    Ok(Some(OpenEvent {
+        event: event_id(row)?,
+        unix_us: header.unix_us,
+        time_quality: header.time_quality,
+        known: OpenDraft {
+            stream: row.try_get("stream")?,
+            class: row.try_get("class")?,
+            onset_sample: unsigned(row, "onset_sample")?,
+            so_far,
+        },
+    }))
+}
+
+fn event_id(row: &SqliteRow) -> sqlx::Result<EventId> {
+    let bytes: Vec<u8> = row.try_get("event")?;
+    Uuid::from_slice(&bytes).map(EventId).map_err(|e| sqlx::Error::Protocol(e.to_string()))
+}
+
+fn unsigned(row: &SqliteRow, name: &str) -> sqlx::Result<u64> {
+    row.try_get::<i64, _>(name).map(|number| number as u64)
+}

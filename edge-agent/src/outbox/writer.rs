@@ -1,0 +1,339 @@
+//! The task that owns the outbox file.
+
+use std::sync::Arc;
+
+use ecosight_shared::{
+    DeviceId, Envelope, EventId, Header, MAX_ENVELOPE_LEN, Message, RecordId, SeqRange,
+};
+use tokio::sync::{Notify, mpsc, oneshot};
+
+use super::store::Store;
+use super::{
+    ClipRow, Draft, Level, OpenEvent, OutboxError, Priority, Quota, ReplayPosition, Row, Stamped,
+    Written,
+};
+
+type Reply<T> = oneshot::Sender<Result<T, OutboxError>>;
+
+/// Requests that one transaction takes.
+const GROUP: usize = 64;
+
+pub(super) enum Request {
+    Append { records: Vec<Stamped>, position: Option<ReplayPosition>, reply: Reply<Vec<Written>> },
+    Release { ranges: Vec<SeqRange>, reply: Reply<u64> },
+    ForgetClip { event: EventId, reply: Reply<()> },
+    Next { priority: Priority, after: i64, limit: usize, reply: Reply<Vec<Row>> },
+    Rows { ids: Vec<i64>, reply: Reply<Vec<Row>> },
+    Clips { reply: Reply<Vec<ClipRow>> },
+    OpenEvents { reply: Reply<Vec<OpenEvent>> },
+    Position { reply: Reply<Option<ReplayPosition>> },
+    Level { reply: Reply<Level> },
+}
+
+impl Request {
+    fn writes(&self) -> bool {
+        matches!(self, Self::Append { .. } | Self::Release { .. } | Self::ForgetClip { .. })
+    }
+}
+
+struct Writer {
+    store: Store,
+    device: DeviceId,
+    boot: u32,
+    next_seq: u32,
+    quota: Quota,
+    /// Records by priority.
+    counts: [u64; 3],
+    dropped: u64,
+}
+
+/// What a transaction has done, to be kept or forgotten when it ends.
+struct Done {
+    answers: Vec<Answer>,
+    next_seq: u32,
+    counts: [u64; 3],
+    dropped: u64,
+    appended: bool,
+}
+
+enum Answer {
+    Written(Vec<Written>),
+    Removed(u64),
+    Forgotten,
+}
+
+pub(super) async fn run(
+    mut store: Store,
+    device: DeviceId,
+    boot: u32,
+    quota: Quota,
+    mut requests: mpsc::Receiver<Request>,
+    written: Arc<Notify>,
+) -> Result<(), OutboxError> {
+    let mut counts = [0; 3];
+    for priority in Priority::ALL {
+        counts[priority as usize] = store.count(priority).await?;
+    }
+    // On a full disk this waits for the first record: the boot is also in the station's file.
+    if let Err(error) = store.note_boot(boot).await {
+        tracing::warn!(%error, "cannot note the boot in the outbox");
+    }
+    let mut writer = Writer { store, device, boot, next_seq: 1, quota, counts, dropped: 0 };
+    let mut group = Vec::with_capacity(GROUP);
+    while requests.recv_many(&mut group, GROUP).await > 0 {
+        writer.serve(&mut group, &written).await;
+    }
+    writer.store.close().await
+}
+
+impl Writer {
+    /// Serves requests in order; neighbours that write share a transaction.
+    async fn serve(&mut self, group: &mut Vec<Request>, written: &Notify) {
+        let mut requests = group.drain(..).peekable();
+        while let Some(request) = requests.next() {
+            if !request.writes() {
+                self.read(request).await;
+                continue;
+            }
+            let mut writes = vec![request];
+            while let Some(next) = requests.next_if(Request::writes) {
+                writes.push(next);
+            }
+            if self.write_together(writes).await {
+                written.notify_one();
+            }
+        }
+    }
+
+    /// Writes all in one transaction; if that fails, each in its own, so that one bad request
+    /// spoils no other. Returns whether records came in.
+    async fn write_together(&mut self, mut requests: Vec<Request>) -> bool {
+        let mut done = self.nothing_done();
+        let mut outcome = self.store.begin().await;
+        if outcome.is_ok() {
+            for request in &requests {
+                outcome = self.apply(request, &mut done).await;
+                if outcome.is_err() {
+                    break;
+                }
+            }
+        }
+        if outcome.is_ok() {
+            outcome = self.store.commit().await;
+        }
+        match outcome {
+            Ok(()) => {
+                (self.next_seq, self.counts, self.dropped) =
+                    (done.next_seq, done.counts, done.dropped);
+                for (request, answer) in requests.into_iter().zip(done.answers) {
+                    request.answer(Ok(answer));
+                }
+                done.appended
+            }
+            Err(error) => {
+                self.store.rollback().await;
+                if requests.len() == 1 {
+                    if let Some(request) = requests.pop() {
+                        request.answer(Err(error));
+                    }
+                    return false;
+                }
+                let mut appended = false;
+                for request in requests {
+                    appended |= Box::pin(self.write_together(vec![request])).await;
+                }
+                appended
+            }
+        }
+    }
+
+    fn nothing_done(&self) -> Done {
+        Done {
+            answers: Vec::new(),
+            next_seq: self.next_seq,
+            counts: self.counts,
+            dropped: self.dropped,
+            appended: false,
+        }
+    }
+
+    async fn apply(&mut self, request: &Request, done: &mut Done) -> Result<(), OutboxError> {
+        let answer = match request {
+            Request::Append { records, position, .. } => {
+                let mut written = Vec::with_capacity(records.len());
+                for record in records {
+                    written.push(self.insert(record, done).await?);
+                }
+                if let Some(position) = position {
+                    self.store.set_position(position).await?;
+                }
+                self.enforce_quota(done).await?;
+                done.appended |= !records.is_empty();
+                Answer::Written(written)
+            }
+            Request::Release { ranges, .. } => {
+                let mut removed = 0;
+                for range in ranges {
+                    removed += self.store.release(*range).await?;
+                }
+                if removed > 0 {
+                    for priority in Priority::ALL {
+                        done.counts[priority as usize] = self.store.count(priority).await?;
+                    }
+                }
+                Answer::Removed(removed)
+            }
+            Request::ForgetClip { event, .. } => {
+                self.store.forget_clip(*event).await?;
+                Answer::Forgotten
+            }
+            // Reads never come here.
+            _ => return Ok(()),
+        };
+        done.answers.push(answer);
+        Ok(())
+    }
+
+    async fn insert(&mut self, record: &Stamped, done: &mut Done) -> Result<Written, OutboxError> {
+        let id = RecordId { device: self.device, boot: self.boot, seq: done.next_seq };
+        let derived = EventId::of(id, record.unix_us);
+        let mut event = derived;
+        let mut json = None;
+        let message = match &record.draft {
+            Draft::Alert { alert, document, .. } => {
+                let mut document = document.clone();
+                document.event_id = derived.0;
+                json = Some(serde_json::to_string(&document).map_err(|_| OutboxError::Encode)?);
+                Message::Alert(*alert)
+            }
+            Draft::Detection { detection, alerted, .. } => {
+                let mut detection = detection.as_ref().clone();
+                if *alerted {
+                    event = detection.event;
+                } else {
+                    detection.event = derived;
+                }
+                Message::Detection(detection)
+            }
+            Draft::Telemetry(telemetry) => Message::Telemetry(*telemetry),
+        };
+        let header =
+            Header { record: id, unix_us: record.unix_us, time_quality: record.time_quality };
+        let envelope = Envelope { header, message };
+        let kind = envelope.message.kind();
+        let priority = Priority::of(kind);
+        let mut buffer = [0; MAX_ENVELOPE_LEN];
+        let bytes = envelope.encode(&mut buffer).map_err(|_| OutboxError::Encode)?;
+        self.store.insert(&header, kind as u8, priority, bytes, json.as_deref()).await?;
+        match &record.draft {
+            Draft::Alert { open, .. } => {
+                let mut open = open.clone();
+                open.so_far.event = derived;
+                self.store
+                    .open_event(event, self.device, record.unix_us, record.time_quality, &open)
+                    .await?;
+            }
+            Draft::Detection { alerted, clip, .. } => {
+                if *alerted {
+                    self.store.close_event(event).await?;
+                }
+                if let Some(clip) = clip {
+                    let row = ClipRow {
+                        event,
+                        name: clip.name.clone(),
+                        sha256: clip.reference.sha256,
+                        bytes: u64::from(clip.reference.bytes),
+                        duration_ms: clip.reference.duration_ms,
+                        format: clip.reference.format,
+                    };
+                    let importance = if *alerted { Priority::Alert } else { Priority::Detection };
+                    self.store.insert_clip(&row, importance, record.unix_us).await?;
+                }
+            }
+            Draft::Telemetry(_) => {}
+        }
+        done.next_seq += 1;
+        done.counts[priority as usize] += 1;
+        Ok(Written { record: id, event })
+    }
+
+    /// Law 1: beyond the quota the oldest of the least important go.
+    async fn enforce_quota(&mut self, done: &mut Done) -> Result<(), OutboxError> {
+        let telemetry = Priority::Telemetry as usize;
+        let mut excess = done.counts[telemetry].saturating_sub(self.quota.telemetry);
+        for priority in [Priority::Telemetry, Priority::Detection, Priority::Alert] {
+            let total: u64 = done.counts.iter().sum();
+            excess = excess.max(total.saturating_sub(self.quota.records));
+            let count = excess.min(done.counts[priority as usize]);
+            if count > 0 {
+                let dropped = self.store.drop_oldest(priority, count).await?;
+                done.counts[priority as usize] -= dropped;
+                done.dropped += dropped;
+                if priority == Priority::Alert {
+                    tracing::error!(dropped, "outbox over its quota: alerts given up");
+                }
+            }
+            excess = 0;
+        }
+        Ok(())
+    }
+
+    async fn read(&mut self, request: Request) {
+        match request {
+            Request::Next { priority, after, limit, reply } => {
+                let _ = reply.send(self.store.next(priority, after, limit).await);
+            }
+            Request::Rows { ids, reply } => {
+                let _ = reply.send(self.rows(ids).await);
+            }
+            Request::Clips { reply } => {
+                let _ = reply.send(self.store.clips().await);
+            }
+            Request::OpenEvents { reply } => {
+                let _ = reply.send(self.store.open_events().await);
+            }
+            Request::Position { reply } => {
+                let _ = reply.send(self.store.position().await);
+            }
+            Request::Level { reply } => {
+                let _ = reply.send(self.store.level(self.dropped).await);
+            }
+            Request::Append { .. } | Request::Release { .. } | Request::ForgetClip { .. } => {}
+        }
+    }
+
+    async fn rows(&mut self, ids: Vec<i64>) -> Result<Vec<Row>, OutboxError> {
+        let mut rows = Vec::with_capacity(ids.len());
+        for id in ids {
+            rows.extend(self.store.row(id).await?);
+        }
+        Ok(rows)
+    }
+}
+
+impl Request {
+    /// Tells the asker how a write ended. Nobody may be listening any more: that is no fault.
+    fn answer(self, outcome: Result<Answer, OutboxError>) {
+        match (self, outcome) {
+            (Self::Append { reply, .. }, Ok(Answer::Written(written))) => {
+                let _ = reply.send(Ok(written));
+            }
+            (Self::Append { reply, .. }, Err(error)) => {
+                let _ = reply.send(Err(error));
+            }
+            (Self::Release { reply, .. }, Ok(Answer::Removed(removed))) => {
+                let _ = reply.send(Ok(removed));
+            }
+            (Self::Release { reply, .. }, Err(error)) => {
+                let _ = reply.send(Err(error));
+            }
+            (Self::ForgetClip { reply, .. }, Ok(Answer::Forgotten)) => {
+                let _ = reply.send(Ok(()));
+            }
+            (Self::ForgetClip { reply, .. }, Err(error)) => {
+                let _ = reply.send(Err(error));
+            }
+            _ => {}
+        }
+    }
+}

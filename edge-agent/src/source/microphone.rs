@@ -1,0 +1,248 @@
+//! The sound card.
+//!
+//! The callback pushes into a ring and counts what does not fit, nothing more. Whether the
+//! microphone works is decided by the frames that arrive, never by the driver's reports: a
+//! driver may fail without a word, or report an overrun from which it has already recovered.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use cpal::traits::{DeviceTrait, HostTrait, StreamTrait};
+use cpal::{BufferSize, Data, SampleFormat, StreamConfig};
+use ecosight_models::SAMPLE_RATE_HZ;
+use ecosight_models::audio::Resampler;
+use ecosight_shared::SourceState;
+use rtrb::{Consumer, Producer, RingBuffer};
+
+use super::{Read, Source, SourceError};
+use crate::config;
+use crate::health::Health;
+
+/// Sound that waits while inference is busy.
+const RING: Duration = Duration::from_secs(10);
+/// Without a frame for this long the stream is opened anew.
+const DEAF_AFTER: Duration = Duration::from_secs(3);
+/// Pauses between attempts to open: doubled from the first to the last.
+const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+/// After so many failures in a row a person is needed; attempts go on.
+const HOPELESS: u32 = 10;
+/// One read waits this long for frames.
+const NAP: Duration = Duration::from_millis(50);
+
+/// A microphone, opened for ever again.
+pub struct Microphone {
+    device: Option<String>,
+    rate: Option<u32>,
+    channels: Option<u32>,
+    health: Arc<Health>,
+    open: Option<Open>,
+    failures: u32,
+    retry_at: Instant,
+    /// When sound was last heard, to count what a pause cost.
+    deaf_since: Option<Instant>,
+}
+
+struct Open {
+    stream: cpal::Stream,
+    ring: Consumer<f32>,
+    dropped: Arc<AtomicU64>,
+    seen_dropped: u64,
+    resampler: Resampler,
+    rate: u32,
+    channels: u32,
+    last_frame: Instant,
+}
+
+impl Microphone {
+    /// The configured microphone; opened at the first read.
+    #[must_use]
+    pub fn new(config: &config::Source, health: Arc<Health>) -> Self {
+        Self {
+            device: config.device.clone(),
+            rate: config.rate,
+            channels: config.channels,
+            health,
+            open: None,
+            failures: 0,
+            retry_at: Instant::now(),
+            deaf_since: None,
+        }
+    }
+
+    /// Opens the device once and closes it again: for a check.
+    ///
+    /// # Errors
+    /// What is wrong and what to do about it.
+    pub fn probe(config: &config::Source) -> Result<String, String> {
+        let open = open(config.device.as_deref(), config.rate, config.channels)?;
+        Ok(format!("{} Hz, {} channels", open.rate, open.channels))
+    }
+
+    fn reopen(&mut self) -> Read {
+        let now = Instant::now();
+        if now < self.retry_at {
+            std::thread::sleep((self.retry_at - now).min(Duration::from_millis(200)));
+            return Read::Nothing;
+        }
+        match open(self.device.as_deref(), self.rate, self.channels) {
+            Ok(open) => {
+                tracing::info!(rate_hz = open.rate, channels = open.channels, "microphone open");
+                self.open = Some(open);
+                let pause = self.deaf_since.take().map_or(Duration::ZERO, |since| since.elapsed());
+                let lost = (pause.as_secs_f64() * f64::from(SAMPLE_RATE_HZ)) as u64;
+                Read::Gap { lost }
+            }
+            Err(problem) => {
+                self.failures += 1;
+                let factor = 1_u32 << self.failures.saturating_sub(1).min(5);
+                let pause = (RETRY.0 * factor).min(RETRY.1);
+                self.retry_at = now + pause;
+                self.deaf_since.get_or_insert(now);
+                let hopeless = self.failures >= HOPELESS;
+                let state = if hopeless { SourceState::Failed } else { SourceState::Recovering };
+                self.health.set_source(state);
+                let (failures, retry_in_s) = (self.failures, pause.as_secs());
+                if hopeless {
+                    tracing::error!(problem, failures, retry_in_s, "cannot open the microphone");
+                } else {
+                    tracing::warn!(problem, failures, retry_in_s, "cannot open the microphone");
+                }
+                Read::Nothing
+            }
+        }
+    }
+
+    /// Gives the stream up. Dropping a stream of a device that was unplugged can hang in the
+    /// driver, so that a thread of its own does it.
+    fn close(&mut self) {
+        if let Some(open) = self.open.take() {
+            self.deaf_since.get_or_insert(open.last_frame);
+            let dropper = std::thread::Builder::new().name("microphone-close".into());
+            let _ = dropper.spawn(move || drop(open.stream));
+        }
+    }
+}
+
+impl Source for Microphone {
+    fn read(&mut self, out: &mut Vec<f32>) -> Result<Read, SourceError> {
+        let Some(open) = &mut self.open else { return Ok(self.reopen()) };
+        let dropped = open.dropped.load(Ordering::Relaxed);
+        if dropped > open.seen_dropped {
+            let frames = (dropped - open.seen_dropped) / u64::from(open.channels);
+            open.seen_dropped = dropped;
+            let lost = frames * u64::from(SAMPLE_RATE_HZ) / u64::from(open.rate);
+            self.health.lost(lost);
+            return Ok(Read::Gap { lost });
+        }
+        // Whole frames only: the callback may be in the middle of pushing one.
+        let channels = open.channels as usize;
+        let count = open.ring.slots() / channels * channels;
+        if count == 0 {
+            if open.last_frame.elapsed() > DEAF_AFTER {
+                tracing::warn!("the microphone is silent to the last frame, opening it anew");
+                self.health.set_source(SourceState::Recovering);
+                self.close();
+            } else {
+                std::thread::sleep(NAP);
+            }
+            return Ok(Read::Nothing);
+        }
+        if let Ok(chunk) = open.ring.read_chunk(count) {
+            let (first, second) = chunk.as_slices();
+            open.resampler.push(first, out);
+            open.resampler.push(second, out);
+            chunk.commit_all();
+        }
+        open.last_frame = Instant::now();
+        self.failures = 0;
+        self.health.set_source(SourceState::Healthy);
+        Ok(if out.is_empty() { Read::Nothing } else { Read::Sound })
+    }
+}
+
+impl Drop for Microphone {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+fn open(device: Option<&str>, rate: Option<u32>, channels: Option<u32>) -> Result<Open, String> {
+    let host = cpal::default_host();
+    let device = match device {
+        None => host.default_input_device().ok_or(
+            "no microphone found; plug one in, check that this user is in the group `audio`, and \
+             `arecord -l` lists it",
+        )?,
+        Some(name) => {
+            let full =
+                if name.starts_with("alsa:") { name.to_owned() } else { format!("alsa:{name}") };
+            let id = full.parse().map_err(|e| format!("source.device \"{name}\": {e}"))?;
+            host.device_by_id(&id).ok_or_else(|| {
+                format!("no microphone \"{name}\"; `arecord -L` lists the names there are")
+            })?
+        }
+    };
+    let preferred = device.default_input_config().map_err(|e| format!("microphone: {e}"))?;
+    let rate = rate.unwrap_or_else(|| preferred.sample_rate());
+    let channels = channels.unwrap_or_else(|| u32::from(preferred.channels()));
+    let format = preferred.sample_format();
+    let config = StreamConfig {
+        channels: u16::try_from(channels).unwrap_or(u16::MAX),
+        sample_rate: rate,
+        buffer_size: BufferSize::Default,
+    };
+    let resampler = Resampler::new(rate, channels as usize).map_err(|e| e.to_string())?;
+    let (ring_in, ring) =
+        RingBuffer::new(RING.as_secs() as usize * rate as usize * channels as usize);
+    let dropped = Arc::new(AtomicU64::new(0));
+    let on_error = |error: cpal::Error| tracing::debug!(%error, "microphone driver");
+    let callback = callback(format, ring_in, Arc::clone(&dropped))?;
+    let stream = device
+        .build_input_stream_raw(config, format, callback, on_error, Some(DEAF_AFTER))
+        .map_err(|e| format!("microphone at {rate} Hz, {channels} channels: {e}"))?;
+    stream.play().map_err(|e| format!("microphone: {e}"))?;
+    let last_frame = Instant::now();
+    Ok(Open { stream, ring, dropped, seen_dropped: 0, resampler, rate, channels, last_frame })
+}
+
+type Callback = Box<dyn FnMut(&Data, &cpal::InputCallbackInfo) + Send>;
+
+fn callback(
+    format: SampleFormat,
+    mut ring: Producer<f32>,
+    dropped: Arc<AtomicU64>,
+) -> Result<Callback, String> {
+    fn push<T: Copy>(
+        ring: &mut Producer<f32>,
+        dropped: &AtomicU64,
+        samples: Option<&[T]>,
+        convert: impl Fn(T) -> f32,
+    ) {
+        let samples = samples.unwrap_or_default();
+        // All or nothing, so that channels stay in order.
+        match ring.write_chunk_uninit(samples.len()) {
+            Ok(chunk) => {
+                chunk.fill_from_iter(samples.iter().map(|sample| convert(*sample)));
+            }
+            Err(_) => {
+                dropped.fetch_add(samples.len() as u64, Ordering::Relaxed);
+            }
+        }
+    }
+    Ok(match format {
+        SampleFormat::F32 => {
+            Box::new(move |data, _| push(&mut ring, &dropped, data.as_slice::<f32>(), |s| s))
+        }
+        SampleFormat::I16 => Box::new(move |data, _| {
+            push(&mut ring, &dropped, data.as_slice::<i16>(), |s| f32::from(s) / 32_768.0);
+        }),
+        SampleFormat::I32 => Box::new(move |data, _| {
+            push(&mut ring, &dropped, data.as_slice::<i32>(), |s| s as f32 / 2_147_483_648.0);
+        }),
+        SampleFormat::U8 => Box::new(move |data, _| {
+            push(&mut ring, &dropped, data.as_slice::<u8>(), |s| (f32::from(s) - 128.0) / 128.0);
+        }),
+        other => return Err(format!("microphone format {other} is not supported")),
+    })
+}

@@ -1,0 +1,440 @@
+//! Path: outbox → uplink → broker → cloud → receipt → uplink → outbox
+//!
+//! Sends what the outbox holds until the cloud's receipts have emptied it.
+//!
+//! The MQTT client's memory is a pipe and never a queue: each connection gets a client of its
+//! own, which is thrown away with it, and everything without receipt is read from the outbox
+//! again. So nothing hangs on what a client library keeps or drops between connections.
+
+mod backoff;
+mod connection;
+mod flight;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ecosight_shared::json::{ConnectionState, StatusDocument};
+use ecosight_shared::{Envelope, Message, Topic};
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::{Clock, rfc3339};
+use crate::config;
+use crate::outbox::{Outbox, OutboxError, Priority, Row};
+use crate::recorder::Identity;
+
+pub use backoff::Backoff;
+pub use connection::{ConnectError, Connection, Happening, options};
+pub use flight::{Flight, Key, Wanted};
+
+/// Where messages of this station go.
+#[derive(Clone, Debug)]
+pub struct Topics {
+    up: String,
+    receipt: String,
+    alert: String,
+    status: String,
+}
+
+/// The uplink's settings and neighbours.
+pub struct Uplink {
+    /// The broker.
+    pub config: config::Mqtt,
+    /// Who is sending.
+    pub identity: Arc<Identity>,
+    /// What is to be sent.
+    pub outbox: Outbox,
+    /// Its times.
+    pub clock: Clock,
+}
+
+/// How the uplink is told to end.
+#[derive(Clone, Debug, Default)]
+pub struct Ending {
+    /// No more records will come: end when all are receipted.
+    pub drain: CancellationToken,
+    /// End now, with a last word.
+    pub stop: CancellationToken,
+}
+
+/// How often overdue receipts are looked for.
+const TICK: Duration = Duration::from_millis(500);
+/// How long the last word may take.
+const FAREWELL: Duration = Duration::from_secs(2);
+
+/// Why one connection ended.
+enum End {
+    /// All was receipted after [`Ending::drain`].
+    Drained,
+    /// [`Ending::stop`].
+    Stopped,
+    /// The network or the broker.
+    Lost(String),
+}
+
+impl Topics {
+    /// The topics of a station.
+    #[must_use]
+    pub fn of(identity: &Identity) -> Self {
+        let (site, device) = (identity.site.as_str(), identity.device);
+        Self {
+            up: Topic::Up(site, device).to_string(),
+            receipt: Topic::Receipt(site, device).to_string(),
+            alert: Topic::Alert(site, device).to_string(),
+            status: Topic::Status(site, device).to_string(),
+        }
+    }
+}
+
+/// One process's sending, across connections.
+struct Sender {
+    uplink: Uplink,
+    topics: Topics,
+    flight: Flight,
+    /// Alerts whose JSON the broker has taken, this process's life long.
+    shown: BTreeSet<Key>,
+    started: Instant,
+}
+
+impl Uplink {
+    /// Sends until told to end.
+    ///
+    /// # Errors
+    /// The outbox has stopped or is damaged, or the settings make no connection at all, such as
+    /// a certificate that cannot be read. A broker that is away is no error.
+    pub async fn run(self, ending: Ending) -> Result<(), UplinkError> {
+        let topics = Topics::of(&self.identity);
+        let seed = self.identity.device.0.as_u128() as u64;
+        let mut backoff = Backoff::new(seed, self.config.reconnect_max);
+        let flight = Flight::new(self.config.resend_after);
+        let mut sender = Sender {
+            uplink: self,
+            topics,
+            flight,
+            shown: BTreeSet::new(),
+            started: Instant::now(),
+        };
+        loop {
+            let problem = match sender.connect_and_send(&ending, &mut backoff).await? {
+                End::Drained | End::Stopped => return Ok(()),
+                End::Lost(problem) => problem,
+            };
+            let pause = backoff.pause();
+            tracing::warn!(
+                problem,
+                broker = sender.uplink.config.url,
+                retry_in_ms = pause.as_millis() as u64,
+                "no connection to the broker; records wait in the outbox"
+            );
+            tokio::select! {
+                () = ending.stop.cancelled() => return Ok(()),
+                () = tokio::time::sleep(pause) => {}
+            }
+            // With nothing left to send there is no need for a connection to end in peace.
+            if ending.drain.is_cancelled() && sender.uplink.outbox.level().await?.records == 0 {
+                return Ok(());
+            }
+        }
+    }
+
+    fn status(&self, state: ConnectionState) -> Result<Vec<u8>, UplinkError> {
+        let identity = &self.identity;
+        let document = StatusDocument {
+            schema: StatusDocument::SCHEMA.to_owned(),
+            state,
+            device_id: identity.device.0,
+            device_name: identity.name.to_string(),
+            site_id: identity.site.to_string(),
+            time: rfc3339(self.clock.unix_us()),
+            agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+            model: identity.model.clone(),
+            location: identity.location,
+        };
+        serde_json::to_vec(&document).map_err(UplinkError::Status)
+    }
+}
+
+/// Why the uplink cannot go on. The caller stops.
+#[derive(Debug, thiserror::Error)]
+pub enum UplinkError {
+    /// See [`OutboxError`].
+    #[error(transparent)]
+    Outbox(#[from] OutboxError),
+    /// See [`ConnectError`].
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// The status cannot be written as JSON: a defect of this program.
+    #[error("status document: {0}")]
+    Status(#[source] serde_json::Error),
+}
+
+/// What was published and is being waited for.
+#[derive(Clone, Copy, Debug)]
+enum Published {
+    Envelope(Key),
+    Document(Key),
+    Status,
+}
+
+type Notices = FuturesUnordered<
+    std::pin::Pin<Box<dyn Future<Output = (Published, Result<(), String>)> + Send>>,
+>;
+
+impl Sender {
+    async fn connect_and_send(
+        &mut self,
+        ending: &Ending,
+        backoff: &mut Backoff,
+    ) -> Result<End, UplinkError> {
+        let will = self.uplink.status(ConnectionState::Offline)?;
+        let options = options(
+            &self.uplink.config,
+            &self.uplink.identity.device.to_string(),
+            &self.topics.status,
+            Some(will),
+        )?;
+        let mut connection = Connection::open(options);
+        let limit = tokio::select! {
+            () = ending.stop.cancelled() => return Ok(End::Stopped),
+            happening = connection.next() => match happening {
+                Happening::Connected { max_packet } => max_packet,
+                Happening::Lost(problem) => return Ok(End::Lost(problem)),
+                Happening::Receipt(_) => None,
+            },
+        };
+        tracing::info!(broker = self.uplink.config.url, "connected to the broker");
+        self.flight.connected();
+        let end = self.send(&mut connection, limit, ending, backoff).await?;
+        match end {
+            End::Lost(problem) => {
+                if let Some((boot, seq)) = self.flight.lost() {
+                    tracing::error!(
+                        boot,
+                        seq,
+                        "a record broke three connections and is set aside until the next start"
+                    );
+                }
+                Ok(End::Lost(problem))
+            }
+            end => {
+                self.say_farewell(connection).await;
+                Ok(end)
+            }
+        }
+    }
+
+    async fn send(
+        &mut self,
+        connection: &mut Connection,
+        limit: Option<usize>,
+        ending: &Ending,
+        backoff: &mut Backoff,
+    ) -> Result<End, UplinkError> {
+        if let Err(problem) = connection.subscribe(&self.topics.receipt).await {
+            return Ok(End::Lost(problem));
+        }
+        let mut notices = Notices::new();
+        let online = self.uplink.status(ConnectionState::Online)?;
+        let sent = connection.publish(&self.topics.status, online, true).await;
+        match sent {
+            Ok(notice) => notices.push(watch(Published::Status, notice)),
+            Err(problem) => return Ok(End::Lost(problem)),
+        }
+        let outbox = self.uplink.outbox.clone();
+        let mut ticks = tokio::time::interval(TICK);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            if let Err(problem) = self.fill(connection, limit, &mut notices).await? {
+                return Ok(End::Lost(problem));
+            }
+            if ending.drain.is_cancelled() && outbox.level().await?.records == 0 {
+                return Ok(End::Drained);
+            }
+            tokio::select! {
+                () = ending.stop.cancelled() => return Ok(End::Stopped),
+                happening = connection.next() => match happening {
+                    Happening::Connected { .. } => {}
+                    Happening::Receipt(bytes) => self.receipt(&bytes).await?,
+                    Happening::Lost(problem) => return Ok(End::Lost(problem)),
+                },
+                Some((what, outcome)) = notices.next() => {
+                    // Proof that the broker takes what it is sent.
+                    backoff.reset();
+                    self.acknowledged(what, outcome);
+                }
+                () = outbox.written() => {}
+                _ = ticks.tick() => {
+                    let overdue = self.flight.overdue(self.started.elapsed());
+                    if let Err(problem) = self.send_again(overdue, connection, &mut notices).await? {
+                        return Ok(End::Lost(problem));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Sends what fits into the window, alerts first.
+    async fn fill(
+        &mut self,
+        connection: &Connection,
+        limit: Option<usize>,
+        notices: &mut Notices,
+    ) -> Result<Result<(), String>, UplinkError> {
+        for priority in Priority::ALL {
+            while let Some(wanted) = self.flight.wanted(priority) {
+                let rows = self.uplink.outbox.next(priority, wanted.after, wanted.limit).await?;
+                if rows.is_empty() {
+                    break;
+                }
+                for row in rows {
+                    let len = row.envelope.len().max(row.document.as_ref().map_or(0, String::len));
+                    // Room for the topic, its length, and the header.
+                    if limit.is_some_and(|limit| len + self.topics.status.len() + 32 > limit) {
+                        tracing::error!(
+                            boot = row.boot,
+                            seq = row.seq,
+                            len,
+                            limit,
+                            "record is \
+                            larger than the broker takes and is set aside until the next start"
+                        );
+                        self.flight.set_aside(&row);
+                        continue;
+                    }
+                    if self.flight.send(&row)
+                        && let Err(problem) = self.publish(&row, connection, notices).await
+                    {
+                        return Ok(Err(problem));
+                    }
+                }
+            }
+        }
+        Ok(Ok(()))
+    }
+
+    async fn send_again(
+        &mut self,
+        ids: Vec<i64>,
+        connection: &Connection,
+        notices: &mut Notices,
+    ) -> Result<Result<(), String>, UplinkError> {
+        if ids.is_empty() {
+            return Ok(Ok(()));
+        }
+        tracing::debug!(records = ids.len(), "receipts are overdue, sending again");
+        let rows = self.uplink.outbox.rows(ids.clone()).await?;
+        for id in ids {
+            let Some(row) = rows.iter().find(|row| row.id == id) else {
+                self.flight.forget_row(id);
+                continue;
+            };
+            if self.flight.send(row)
+                && let Err(problem) = self.publish(row, connection, notices).await
+            {
+                return Ok(Err(problem));
+            }
+        }
+        Ok(Ok(()))
+    }
+
+    async fn publish(
+        &self,
+        row: &Row,
+        connection: &Connection,
+        notices: &mut Notices,
+    ) -> Result<(), String> {
+        let key = (row.boot, row.seq);
+        if let Some(document) = &row.document
+            && !self.shown.contains(&key)
+        {
+            let notice = connection
+                .publish(&self.topics.alert, document.clone().into_bytes(), false)
+                .await?;
+            notices.push(watch(Published::Document(key), notice));
+        }
+        let notice = connection.publish(&self.topics.up, row.envelope.clone(), false).await?;
+        notices.push(watch(Published::Envelope(key), notice));
+        Ok(())
+    }
+
+    fn acknowledged(&mut self, what: Published, outcome: Result<(), String>) {
+        if let Err(problem) = &outcome {
+            tracing::warn!(problem, ?what, "the broker refused a message");
+        }
+        match (what, outcome) {
+            (Published::Envelope(key), _) => {
+                self.flight.acknowledged(key, self.started.elapsed());
+            }
+            (Published::Document(key), Ok(())) => {
+                self.shown.insert(key);
+            }
+            (Published::Document(_) | Published::Status, _) => {}
+        }
+    }
+
+    async fn receipt(&mut self, bytes: &[u8]) -> Result<(), UplinkError> {
+        let envelope = match Envelope::decode(bytes) {
+            Ok(envelope) => envelope,
+            Err(error) => {
+                tracing::warn!(%error, bytes = bytes.len(), "receipt not understood");
+                return Ok(());
+            }
+        };
+        let Message::Receipt(receipt) = envelope.message else {
+            tracing::warn!("a message that is no receipt came on the topic of receipts");
+            return Ok(());
+        };
+        if envelope.header.record.device != self.uplink.identity.device {
+            tracing::warn!(device = %envelope.header.record.device, "receipt of another station");
+            return Ok(());
+        }
+        match self.uplink.outbox.release(receipt.ranges.to_vec()).await {
+            Ok(removed) => {
+                tracing::debug!(removed, "receipt");
+                self.flight.receipted(&receipt.ranges);
+                Ok(())
+            }
+            // It stays, is sent again and receipted again.
+            Err(error @ (OutboxError::Full | OutboxError::Disk(_))) => {
+                tracing::warn!(%error, "receipt not noted");
+                Ok(())
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Says that the station goes of its own will, and waits until that is sent.
+    async fn say_farewell(&self, mut connection: Connection) {
+        let Ok(offline) = self.uplink.status(ConnectionState::Offline) else { return };
+        let farewell = async {
+            let notice = connection.publish(&self.topics.status, offline, true).await?;
+            let mut notices = Notices::new();
+            notices.push(watch(Published::Status, notice));
+            loop {
+                tokio::select! {
+                    Some(_) = notices.next() => return connection.close().await,
+                    happening = connection.next() => if let Happening::Lost(problem) = happening {
+                        return Err(problem);
+                    }
+                }
+            }
+        };
+        match tokio::time::timeout(FAREWELL, farewell).await {
+            Ok(Ok(())) => tracing::info!("disconnected from the broker"),
+            Ok(Err(problem)) => tracing::warn!(problem, "no farewell to the broker"),
+            Err(_) => tracing::warn!("the broker did not take the farewell in time"),
+        }
+    }
+}
+
+fn watch(
+    what: Published,
+    notice: rumqttc::PublishNotice,
+) -> std::pin::Pin<Box<dyn Future<Output = (Published, Result<(), String>)> + Send>> {
+    Box::pin(async move {
+        let outcome = notice.wait_completion_async().await.map_err(|error| error.to_string());
+        (what, outcome)
+    })
+}

@@ -1,0 +1,89 @@
+//! The commands. Results go to standard output, everything else to standard error.
+//!
+//! Exit codes: 0 done, 1 something failed (the message says what and what to do), 2 wrong usage.
+
+mod classify;
+mod import_yamnet;
+mod inspect;
+
+use std::io;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Args, Parser, Subcommand};
+use ecosight_models::SAMPLE_RATE_HZ;
+use ecosight_models::scene::{self, cli::SceneArgs};
+
+/// EcoSight's models: judge sound files, look into bundles, import YAMNet.
+#[derive(Debug, Parser)]
+#[command(name = "ecosight-models", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Judge sound files as a station would: scores per class, and the events it would raise.
+    Classify(classify::Arguments),
+    /// Say what a bundle is, what it was measured to do, and whether it is whole.
+    Inspect(inspect::Arguments),
+    /// Turn Google's published YAMNet (a TFLite file) into the file that EcoSight runs.
+    ImportYamnet(import_yamnet::Arguments),
+    /// Write a synthetic forest with gunshots as a WAV file, and what is in it.
+    Scene(SceneArgs),
+}
+
+/// Which model.
+#[derive(Debug, Args)]
+struct ModelArguments {
+    /// Bundle to use: a directory with manifest.json. Default: the one inside this program.
+    #[arg(long, value_name = "DIR", env = "ECOSIGHT_BUNDLE")]
+    bundle: Option<PathBuf>,
+    /// The imported YAMNet. Default: where `import-yamnet` puts it.
+    #[arg(long, value_name = "FILE", env = ecosight_models::yamnet::ENV)]
+    yamnet: Option<PathBuf>,
+}
+
+/// Runs the command that the arguments ask for.
+pub(crate) fn run() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Classify(arguments) => classify::run(&arguments),
+        Command::Inspect(arguments) => inspect::run(&arguments),
+        Command::ImportYamnet(arguments) => import_yamnet::run(&arguments),
+        Command::Scene(arguments) => write_scene(&arguments),
+    };
+    match result {
+        Ok(code) => code,
+        // Whoever read our output has seen enough, as in `… | head`.
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn write_scene(arguments: &SceneArgs) -> Result<ExitCode> {
+    match scene::cli::run(arguments) {
+        Ok(scene) => {
+            let seconds = scene.samples / u64::from(SAMPLE_RATE_HZ);
+            eprintln!(
+                "{}: {seconds} s, {} gunshots, {} sounds listed",
+                arguments.out.display(),
+                scene.shots,
+                scene.events
+            );
+            Ok(ExitCode::SUCCESS)
+        }
+        Err(error) => {
+            eprintln!("error: {error}");
+            Ok(ExitCode::from(error.exit_code()))
+        }
+    }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+}

@@ -1,0 +1,354 @@
+//! ONNX files: a small writer for the networks of this project, and the checks that an ONNX file
+//! from elsewhere must pass before tract may see it.
+//!
+//! Opset 17. Weights are stored as little-endian float32 in `raw_data`. No `value_info` is written:
+//! a leftover symbolic shape there clashes with a fixed batch in tract.
+
+use std::collections::BTreeSet;
+
+use prost::Message;
+use tract_onnx::pb::{
+    AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, StringStringEntryProto,
+    TensorProto, TensorShapeProto, TypeProto, ValueInfoProto, attribute_proto::AttributeType,
+    tensor_proto::DataType, tensor_shape_proto, type_proto,
+};
+
+/// Operator set that is written.
+const OPSET: i64 = 17;
+/// Version of the container that is written: the one that came with that operator set.
+const IR_VERSION: i64 = 8;
+
+/// A graph under construction. Nodes are added in the order of execution.
+#[derive(Debug, Default)]
+pub struct GraphWriter {
+    graph: GraphProto,
+    metadata: Vec<StringStringEntryProto>,
+}
+
+/// One attribute of a node.
+#[derive(Clone, Debug)]
+pub enum Attribute<'a> {
+    /// A whole number.
+    Int(&'a str, i64),
+    /// Whole numbers.
+    Ints(&'a str, &'a [i64]),
+}
+
+/// Length of one axis of an input or output.
+#[derive(Clone, Copy, Debug)]
+pub enum Dim {
+    /// Fixed.
+    Fixed(usize),
+    /// The batch: any length.
+    Batch,
+}
+
+impl GraphWriter {
+    /// An empty graph.
+    #[must_use]
+    pub fn new(name: &str) -> Self {
+        let graph = GraphProto { name: name.to_owned(), ..GraphProto::default() };
+        Self { graph, metadata: Vec::new() }
+    }
+
+    /// Declares a float32 input.
+    pub fn input(&mut self, name: &str, shape: &[Dim]) {
+        self.graph.input.push(value_info(name, shape));
+    }
+
+    /// Declares a float32 output; a node must make it.
+    pub fn output(&mut self, name: &str, shape: &[Dim]) {
+        self.graph.output.push(value_info(name, shape));
+    }
+
+    /// Adds a float32 constant, row-major.
+    pub fn constant(&mut self, name: &str, shape: &[usize], data: &[f32]) {
+        let raw_data = data.iter().flat_map(|x| x.to_le_bytes()).collect();
+        self.push_constant(name, shape, DataType::Float, raw_data);
+    }
+
+    /// Adds a constant of 64-bit integers, as shapes and axes are given.
+    pub fn int_constant(&mut self, name: &str, data: &[i64]) {
+        let raw_data = data.iter().flat_map(|x| x.to_le_bytes()).collect();
+        self.push_constant(name, &[data.len()], DataType::Int64, raw_data);
+    }
+
+    fn push_constant(&mut self, name: &str, shape: &[usize], kind: DataType, raw_data: Vec<u8>) {
+        self.graph.initializer.push(TensorProto {
+            name: name.to_owned(),
+            dims: shape.iter().map(|dim| *dim as i64).collect(),
+            data_type: kind as i32,
+            raw_data,
+            ..TensorProto::default()
+        });
+    }
+
+    /// Adds a node with one output, of the same name as the node.
+    pub fn node(
+        &mut self,
+        op_type: &str,
+        inputs: &[&str],
+        output: &str,
+        attributes: &[Attribute<'_>],
+    ) {
+        let attribute = attributes
+            .iter()
+            .map(|attribute| match attribute {
+                Attribute::Int(name, value) => AttributeProto {
+                    name: (*name).to_owned(),
+                    r#type: AttributeType::Int as i32,
+                    i: *value,
+                    ..AttributeProto::default()
+                },
+                Attribute::Ints(name, values) => AttributeProto {
+                    name: (*name).to_owned(),
+                    r#type: AttributeType::Ints as i32,
+                    ints: values.to_vec(),
+                    ..AttributeProto::default()
+                },
+            })
+            .collect();
+        self.graph.node.push(NodeProto {
+            op_type: op_type.to_owned(),
+            name: output.to_owned(),
+            input: inputs.iter().map(|name| (*name).to_owned()).collect(),
+            output: vec![output.to_owned()],
+            attribute,
+            ..NodeProto::default()
+        });
+    }
+
+    /// Adds a line of metadata.
+    pub fn metadata(&mut self, key: &str, value: &str) {
+        self.metadata.push(StringStringEntryProto { key: key.to_owned(), value: value.to_owned() });
+    }
+
+    /// The bytes of the file.
+    #[must_use]
+    pub fn encode(self) -> Vec<u8> {
+        let model = ModelProto {
+            ir_version: IR_VERSION,
+            opset_import: vec![OperatorSetIdProto { domain: String::new(), version: OPSET }],
+            producer_name: "ecosight-models".to_owned(),
+            producer_version: env!("CARGO_PKG_VERSION").to_owned(),
+            graph: Some(self.graph),
+            metadata_props: self.metadata,
+            ..ModelProto::default()
+        };
+        model.encode_to_vec()
+    }
+}
+
+fn value_info(name: &str, shape: &[Dim]) -> ValueInfoProto {
+    let dim = shape
+        .iter()
+        .map(|dim| tensor_shape_proto::Dimension {
+            denotation: String::new(),
+            value: Some(match dim {
+                Dim::Fixed(len) => tensor_shape_proto::dimension::Value::DimValue(*len as i64),
+                Dim::Batch => tensor_shape_proto::dimension::Value::DimParam("N".to_owned()),
+            }),
+        })
+        .collect();
+    let tensor = type_proto::Tensor {
+        elem_type: DataType::Float as i32,
+        shape: Some(TensorShapeProto { dim }),
+    };
+    ValueInfoProto {
+        name: name.to_owned(),
+        r#type: Some(TypeProto {
+            denotation: String::new(),
+            value: Some(type_proto::Value::TensorType(tensor)),
+        }),
+        doc_string: String::new(),
+    }
+}
+
+/// Why an ONNX file is not given to tract. The caller rejects the file.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OnnxError {
+    /// No protobuf of an ONNX model.
+    #[error("this is no ONNX file ({0})")]
+    Decode(String),
+    /// A law is broken.
+    #[error("{0}")]
+    Broken(String),
+}
+
+/// Operators that a head, or the imported YAMNet, may consist of: each gives an output no larger
+/// than its inputs and constants together allow.
+const ALLOWED_OPS: [&str; 18] = [
+    "Add",
+    "Clip",
+    "Concat",
+    "Conv",
+    "Div",
+    "Flatten",
+    "Gemm",
+    "GlobalAveragePool",
+    "GlobalMaxPool",
+    "LeakyRelu",
+    "MatMul",
+    "Mul",
+    "Relu",
+    "Sigmoid",
+    "Softmax",
+    "Sub",
+    "Tanh",
+    "Identity",
+];
+/// Most nodes of a graph.
+const MAX_NODES: usize = 512;
+/// Most numbers in all constants together.
+const MAX_NUMBERS: i64 = 16 << 20;
+/// Most axes of a constant.
+const MAX_AXES: usize = 6;
+
+/// Decodes an ONNX file and checks all that tract takes for granted: names resolve, constants are
+/// as long as they say and lie in the file, operators are few and known.
+///
+/// # Errors
+/// [`OnnxError`], naming the node or constant.
+pub fn decode_checked(bytes: &[u8]) -> Result<ModelProto, OnnxError> {
+    let model = ModelProto::decode(bytes).map_err(|error| OnnxError::Decode(error.to_string()))?;
+    let broken = |what: String| Err(OnnxError::Broken(what));
+    let Some(graph) = &model.graph else {
+        return Err(OnnxError::Decode("it holds no graph".to_owned()));
+    };
+    let opset = model.opset_import.iter().find(|set| set.domain.is_empty());
+    if !opset.is_some_and(|set| (13..=21).contains(&set.version)) {
+        return broken("operator set: expected 13 to 21".to_owned());
+    }
+    if !model.functions.is_empty() || !graph.sparse_initializer.is_empty() {
+        return broken("functions and sparse constants are not supported".to_owned());
+    }
+    if graph.node.len() > MAX_NODES {
+        return broken(format!("{} nodes, at most {MAX_NODES} are allowed", graph.node.len()));
+    }
+    let mut known = BTreeSet::new();
+    let mut numbers = 0_i64;
+    for constant in &graph.initializer {
+        numbers = numbers.saturating_add(checked_constant(constant)?);
+        if numbers > MAX_NUMBERS {
+            return broken(format!("more than {MAX_NUMBERS} numbers in constants"));
+        }
+        if !known.insert(constant.name.as_str()) {
+            return broken(format!("constant `{}` is there twice", constant.name));
+        }
+    }
+    for input in &graph.input {
+        if !known.insert(input.name.as_str()) {
+            return broken(format!("input `{}` is there twice", input.name));
+        }
+    }
+    for node in &graph.node {
+        check_node(node)?;
+        if let Some(missing) = node.input.iter().find(|name| !known.contains(name.as_str())) {
+            return broken(format!("node `{}`: nothing makes its input `{missing}`", node.name));
+        }
+        for output in &node.output {
+            if output.is_empty() || !known.insert(output.as_str()) {
+                return broken(format!("node `{}`: output `{output}` is taken", node.name));
+            }
+        }
+    }
+    match graph.output.iter().find(|output| !known.contains(output.name.as_str())) {
+        Some(output) => broken(format!("nothing makes output `{}`", output.name)),
+        None => Ok(model),
+    }
+}
+
+fn check_node(node: &NodeProto) -> Result<(), OnnxError> {
+    let shown = format!("node `{}` ({})", node.name.escape_debug(), node.op_type.escape_debug());
+    if !node.domain.is_empty() || !ALLOWED_OPS.contains(&node.op_type.as_str()) {
+        return Err(OnnxError::Broken(format!(
+            "{shown}: this operator is not supported; supported are {}",
+            ALLOWED_OPS.join(", ")
+        )));
+    }
+    if node.input.is_empty() || node.output.len() != 1 {
+        return Err(OnnxError::Broken(format!("{shown}: expected inputs and one output")));
+    }
+    let simple = |attribute: &AttributeProto| {
+        attribute.g.is_none()
+            && attribute.t.is_none()
+            && attribute.graphs.is_empty()
+            && attribute.tensors.is_empty()
+            && attribute.ints.len() <= 2 * MAX_AXES
+    };
+    // Pads and strides beyond any real layer would ask for absurd amounts of memory.
+    let small = |attribute: &AttributeProto| {
+        attribute.i.unsigned_abs() < 4096 && attribute.ints.iter().all(|i| i.unsigned_abs() < 4096)
+    };
+    match node.attribute.iter().find(|attribute| !simple(attribute) || !small(attribute)) {
+        Some(attribute) => Err(OnnxError::Broken(format!(
+            "{shown}: attribute `{}` is out of bounds",
+            attribute.name.escape_debug()
+        ))),
+        None => Ok(()),
+    }
+}
+
+/// The number of elements of a constant that is what it says.
+fn checked_constant(constant: &TensorProto) -> Result<i64, OnnxError> {
+    let broken = |what: String| {
+        Err(OnnxError::Broken(format!("constant `{}`: {what}", constant.name.escape_debug())))
+    };
+    if !constant.external_data.is_empty() || constant.data_location.is_some_and(|at| at != 0) {
+        return broken("its data lies in another file, which is not supported".to_owned());
+    }
+    if constant.dims.len() > MAX_AXES || constant.dims.iter().any(|dim| *dim < 0) {
+        return broken(format!("shape {:?} is out of bounds", constant.dims));
+    }
+    let Some(count) = constant.dims.iter().try_fold(1_i64, |n, dim| n.checked_mul(*dim)) else {
+        return broken(format!("shape {:?} is out of bounds", constant.dims));
+    };
+    let (width, listed) = match DataType::try_from(constant.data_type) {
+        Ok(DataType::Float) => (4, constant.float_data.len()),
+        Ok(DataType::Int64) => (8, constant.int64_data.len()),
+        _ => return broken("expected float32 or int64 numbers".to_owned()),
+    };
+    let stored = if constant.raw_data.is_empty() {
+        listed
+    } else if constant.raw_data.len().is_multiple_of(width) {
+        constant.raw_data.len() / width
+    } else {
+        return broken("its data ends within a number".to_owned());
+    };
+    if stored as i64 != count {
+        return broken(format!("holds {stored} numbers, its shape asks for {count}"));
+    }
+    Ok(count)
+}
+
+/// Leaves only what the outputs `wanted` need, in that order.
+///
+/// # Errors
+/// [`OnnxError`] if the graph has no such output.
+pub fn prune(model: &mut ModelProto, wanted: &[&str]) -> Result<(), OnnxError> {
+    let graph = model.graph.get_or_insert_default();
+    let outputs = wanted
+        .iter()
+        .map(|name| {
+            let found = graph.output.iter().find(|output| output.name == *name);
+            found.cloned().ok_or_else(|| OnnxError::Broken(format!("there is no output `{name}`")))
+        })
+        .collect::<Result<Vec<_>, _>>()?;
+    graph.output = outputs;
+    let mut needed: BTreeSet<String> = wanted.iter().map(|name| (*name).to_owned()).collect();
+    // Nodes stand in the order of execution, so one pass backwards finds all that is needed.
+    for node in graph.node.iter().rev() {
+        if node.output.iter().any(|output| needed.contains(output)) {
+            needed.extend(node.input.iter().cloned());
+        }
+    }
+    graph.node.retain(|node| node.output.iter().any(|output| needed.contains(output)));
+    graph.initializer.retain(|constant| needed.contains(&constant.name));
+    Ok(())
+}
+
+/// The value of a line of metadata.
+#[must_use]
+pub fn metadata<'a>(model: &'a ModelProto, key: &str) -> Option<&'a str> {
+    model.metadata_props.iter().find(|entry| entry.key == key).map(|entry| entry.value.as_str())
+}

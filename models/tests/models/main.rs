@@ -1,0 +1,14 @@
+//! Behaviour and laws of `ecosight-models`, through its public face.
+#![allow(missing_docs, reason = "tests")]
+#![allow(clippy::disallowed_methods, reason = "tests write their own files")]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test stops where it is wrong")]
+mod audio;
+mod bundle;
+mod classify;
+mod detector;
+mod distant_shots;
+mod front_end;
+mod golden;
+mod import;
+mod tflite_writer;
+mod scene;
