@@ -152,7 +152,7 @@ pub fn train(arguments: &TrainArguments) -> anyhow::Result<ExitCode> {
         Some(arguments.cache.clone().map_or_else(default_cache, Ok)?),
     )?;
     let progress = Progress::new("features");
-    let table =
+    let mut table =
         Table::build(&library, &labels, items, &extraction, arguments.seed, &|done, all| {
             progress.tell(done, all);
         })?;

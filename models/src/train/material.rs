@@ -583,7 +583,9 @@ mod tests {
         let library = library(&labels);
         let mut mixed = 0;
         for item in library.items(&labels, Copies::default(), None) {
-            if !matches!(item.form, Form::InContext | Form::Mixed) {
+            // The forests are the only ones of their folds: they have no other to be mixed with.
+            let shot = item.class == labels.alerting();
+            if !shot || !matches!(item.form, Form::InContext | Form::Mixed) {
                 continue;
             }
             let Some(rendered) = library.render(&item, &labels, 1).unwrap() else { continue };
