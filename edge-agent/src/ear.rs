@@ -3,7 +3,6 @@
 //! One stream of 16 kHz mono to the events in it, with the parts that station, server and tools
 //! share.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -18,9 +17,10 @@ pub struct Ear {
     classifier: Classifier,
     windower: Windower,
     detector: Detector,
-    rules: DetectorConfig,
     health: Arc<Health>,
     windows: Vec<Window>,
+    /// Windows that begin before this sample are not judged.
+    judge_from: u64,
 }
 
 /// Why there is no ear. The caller stops: a station that cannot listen is no station.
@@ -46,10 +46,7 @@ pub enum EarError {
 /// # Errors
 /// See [`EarError`].
 pub fn load(config: &config::Model) -> Result<Classifier, EarError> {
-    let path = |path: &Option<std::path::PathBuf>| path.clone();
-    let (bundle, yamnet) = (path(&config.bundle), path(&config.yamnet));
-    let classifier =
-        Classifier::load(bundle.as_deref().map(Path::new), yamnet.as_deref().map(Path::new))?;
+    let classifier = Classifier::load(config.bundle.as_deref(), config.yamnet.as_deref())?;
     rules(config, classifier.bundle())?;
     Ok(classifier)
 }
@@ -87,7 +84,7 @@ impl Ear {
         let rules = rules(config, classifier.bundle())?;
         let windower = classifier.windower();
         let detector = Detector::new(&rules);
-        Ok(Self { classifier, windower, detector, rules, health, windows: Vec::new() })
+        Ok(Self { classifier, windower, detector, health, windows: Vec::new(), judge_from: 0 })
     }
 
     /// Hears more of the stream.
@@ -109,15 +106,18 @@ impl Ear {
         self.windower.reset(next);
     }
 
-    /// Forgets events too, as for another stream.
-    pub fn forget(&mut self) {
-        self.detector = Detector::new(&self.rules);
+    /// Only listens, without judging, to windows that begin before `sample`: for a stream that is
+    /// taken up in the middle.
+    pub fn judge_from(&mut self, sample: u64) {
+        self.judge_from = sample;
     }
 
     fn classify(&mut self) -> Vec<DetectorOutput> {
         self.windows.clear();
         while let Some(window) = self.windower.next_window() {
-            self.windows.push(window);
+            if window.start_sample >= self.judge_from {
+                self.windows.push(window);
+            }
         }
         if self.windows.is_empty() {
             return Vec::new();

@@ -163,7 +163,9 @@ impl Listener {
                 Read::Sound => self.sound(&samples),
                 Read::Nothing => Ok(()),
                 Read::Gap { lost } => {
-                    self.hearing.health.gap();
+                    if lost > 0 {
+                        self.hearing.health.gap();
+                    }
                     let next = self.ring.end() + lost;
                     self.interrupt(next)
                 }

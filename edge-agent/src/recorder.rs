@@ -213,7 +213,7 @@ impl Recorder {
 
     fn confirmed(&mut self, event: &Event, time: Onset) {
         let class = self.class(event).to_owned();
-        let verdict = self.resume.confirmed(&class, event.onset_sample);
+        let verdict = self.resume.confirmed(&class, event.onset_sample, event.decided_sample);
         let fate = match verdict {
             Verdict::Done => Fate::Done,
             Verdict::Alerted(id, unix_us, quality) => {

@@ -7,9 +7,12 @@
 //! 1. an alert without detection keeps its id, is not alerted again, and gets its detection;
 //! 2. an event that begins before the latest end written of its class is done, or the rest of
 //!    one that is done, and comes to nothing;
-//! 3. everything else is new.
+//! 3. so does one that was decided at or before the written position: either it is written, or
+//!    it was not heard the first time, when more was known of what came before;
+//! 4. everything else is new.
 //!
-//! Rule 2 is sound because events of one class do not overlap and are written in their order.
+//! Rule 2 is sound because events of one class do not overlap and are written in their order,
+//! rule 3 because a position is written with all that was decided before it.
 
 use std::collections::BTreeMap;
 
@@ -21,9 +24,13 @@ use crate::outbox::{OpenEvent, ReplayPosition};
 /// Two onsets of a class this close are one event: hearing again may place it a frame or two off.
 const SAME_ONSET: u64 = SAMPLE_RATE_HZ as u64;
 
-/// How far before the written position a replay is heard again: the 5 s of context that features
-/// look back on, an onset shape, and the windows that confirm an event, with as much to spare.
+/// How far before the written position a replay is heard again: [`CONTEXT`], the sound that a clip
+/// keeps before an onset, and the windows that confirm an event.
 pub const REWIND: u64 = 15 * SAMPLE_RATE_HZ as u64;
+
+/// After hearing has begun again, windows are not judged for this long: features look back 5 s,
+/// and what they have not seen would sound like silence.
+pub const CONTEXT: u64 = 6 * SAMPLE_RATE_HZ as u64;
 
 /// What a confirmed event is to the outbox.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +46,8 @@ pub enum Verdict {
 /// What is already written of a replay. Empty for a stream that cannot be heard again.
 #[derive(Debug, Default)]
 pub struct Resume {
+    /// Everything decided at or before this is written.
+    written: u64,
     open: Vec<OpenEvent>,
     ends: BTreeMap<String, u64>,
 }
@@ -47,7 +56,7 @@ impl Resume {
     /// What `position` and the open events of its stream tell.
     #[must_use]
     pub fn new(position: &ReplayPosition, open: Vec<OpenEvent>) -> Self {
-        Self { open, ends: position.ends.clone() }
+        Self { written: position.sample, open, ends: position.ends.clone() }
     }
 
     /// Where to begin hearing again: a whole number of hops into the file, so that windows lie
@@ -61,7 +70,7 @@ impl Resume {
     }
 
     /// Judges an event that was just confirmed.
-    pub fn confirmed(&mut self, class: &str, onset: u64) -> Verdict {
+    pub fn confirmed(&mut self, class: &str, onset: u64, decided: u64) -> Verdict {
         let same = |event: &OpenEvent| {
             event.known.class == class && event.known.onset_sample.abs_diff(onset) <= SAME_ONSET
         };
@@ -69,11 +78,8 @@ impl Resume {
             let known = self.open.swap_remove(at);
             return Verdict::Alerted(known.event, known.unix_us, known.time_quality);
         }
-        if self.ends.get(class).is_some_and(|end| onset < *end) {
-            Verdict::Done
-        } else {
-            Verdict::New
-        }
+        let covered = self.ends.get(class).is_some_and(|end| onset < *end);
+        if covered || decided <= self.written { Verdict::Done } else { Verdict::New }
     }
 
     /// Open events that should have been heard again by `sample` and were not.

@@ -14,7 +14,7 @@ use crate::health::Health;
 use crate::hearing::{Hearing, Timeline};
 use crate::outbox::{Outbox, ReplayPosition};
 use crate::recorder::complete_all;
-use crate::resume::{Progress, Resume};
+use crate::resume::{CONTEXT, Progress, Resume};
 use crate::source::{self, Begin};
 
 /// The sound to be heard, and what is already written of it.
@@ -67,10 +67,14 @@ impl Stream {
             Some(start) => Timeline::Recorded(start.as_microsecond()),
             None => Timeline::Live(clock.clone()),
         };
+        let mut ear = Ear::new(classifier, &config.model, Arc::clone(health))?;
+        if begin.sample > begin.item_start {
+            ear.judge_from(begin.sample + CONTEXT);
+        }
         let hearing = Hearing {
             source,
             begin,
-            ear: Ear::new(classifier, &config.model, Arc::clone(health))?,
+            ear,
             extent: Extent::of(&config.clip),
             timeline,
             health: Arc::clone(health),

@@ -4,6 +4,7 @@ mod databases;
 mod http;
 mod ingest;
 mod live;
+mod predict;
 mod program;
 mod schema;
 mod server;

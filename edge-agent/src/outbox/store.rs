@@ -13,9 +13,7 @@ use sqlx::sqlite::{
 use sqlx::{Connection, Row as _};
 use uuid::Uuid;
 
-use super::{
-    ClipRow, Found, Level, OpenDraft, OpenEvent, OutboxError, Priority, ReplayPosition, Row,
-};
+use super::{ClipRow, Found, OpenDraft, OpenEvent, OutboxError, Priority, ReplayPosition, Row};
 
 /// Name of the file in the data directory.
 pub const FILE: &str = "outbox.db";
@@ -235,14 +233,21 @@ impl Store {
         Ok(())
     }
 
-    pub(super) async fn release(&mut self, range: SeqRange) -> Result<u64> {
-        let done = sqlx::query("DELETE FROM records WHERE boot = $1 AND seq BETWEEN $2 AND $3")
-            .bind(i64::from(range.boot))
-            .bind(i64::from(range.first))
-            .bind(i64::from(range.last))
-            .execute(&mut self.connection)
-            .await?;
-        Ok(done.rows_affected())
+    /// Removes records; returns how many of each priority.
+    pub(super) async fn release(&mut self, range: SeqRange) -> Result<[u64; 3]> {
+        let removed = sqlx::query_scalar::<_, i64>(
+            "DELETE FROM records WHERE boot = $1 AND seq BETWEEN $2 AND $3 RETURNING priority",
+        )
+        .bind(i64::from(range.boot))
+        .bind(i64::from(range.first))
+        .bind(i64::from(range.last))
+        .fetch_all(&mut self.connection)
+        .await?;
+        let mut counts = [0; 3];
+        for priority in removed {
+            counts[usize::try_from(priority).unwrap_or(2).min(2)] += 1;
+        }
+        Ok(counts)
     }
 
     pub(super) async fn next(
@@ -294,25 +299,16 @@ impl Store {
         Ok(count as u64)
     }
 
-    pub(super) async fn level(&mut self, dropped: u64) -> Result<Level> {
-        let row = sqlx::query(
-            "SELECT count(*) AS records, coalesce(sum(priority = 0), 0) AS alerts, \
-                    min(created_us) AS oldest_us FROM records",
-        )
-        .fetch_one(&mut self.connection)
-        .await?;
-        let clips =
-            sqlx::query("SELECT count(*) AS clips, coalesce(sum(bytes), 0) AS b FROM clips")
-                .fetch_one(&mut self.connection)
-                .await?;
-        Ok(Level {
-            records: unsigned(&row, "records")?,
-            alerts: unsigned(&row, "alerts")?,
-            oldest_us: row.try_get("oldest_us")?,
-            dropped,
-            clips: unsigned(&clips, "clips")?,
-            clip_bytes: unsigned(&clips, "b")?,
-        })
+    /// When the oldest record was written; how many clips wait, and their bytes. Cheap, however
+    /// full the outbox is.
+    pub(super) async fn oldest_and_clips(&mut self) -> Result<(Option<i64>, u64, u64)> {
+        let oldest = sqlx::query_scalar("SELECT created_us FROM records ORDER BY id LIMIT 1")
+            .fetch_optional(&mut self.connection)
+            .await?;
+        let clips = sqlx::query("SELECT count(*) AS n, coalesce(sum(bytes), 0) AS b FROM clips")
+            .fetch_one(&mut self.connection)
+            .await?;
+        Ok((oldest, unsigned(&clips, "n")?, unsigned(&clips, "b")?))
     }
 
     pub(super) async fn set_position(&mut self, position: &ReplayPosition) -> Result<()> {

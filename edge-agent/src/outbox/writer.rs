@@ -174,11 +174,10 @@ impl Writer {
             Request::Release { ranges, .. } => {
                 let mut removed = 0;
                 for range in ranges {
-                    removed += self.store.release(*range).await?;
-                }
-                if removed > 0 {
-                    for priority in Priority::ALL {
-                        done.counts[priority as usize] = self.store.count(priority).await?;
+                    let counts = self.store.release(*range).await?;
+                    for (count, gone) in done.counts.iter_mut().zip(counts) {
+                        *count = count.saturating_sub(gone);
+                        removed += gone;
                     }
                 }
                 Answer::Removed(removed)
@@ -296,10 +295,22 @@ impl Writer {
                 let _ = reply.send(self.store.position().await);
             }
             Request::Level { reply } => {
-                let _ = reply.send(self.store.level(self.dropped).await);
+                let _ = reply.send(self.level().await);
             }
             Request::Append { .. } | Request::Release { .. } | Request::ForgetClip { .. } => {}
         }
+    }
+
+    async fn level(&mut self) -> Result<Level, OutboxError> {
+        let (oldest_us, clips, clip_bytes) = self.store.oldest_and_clips().await?;
+        Ok(Level {
+            records: self.counts.iter().sum(),
+            alerts: self.counts[Priority::Alert as usize],
+            oldest_us,
+            dropped: self.dropped,
+            clips,
+            clip_bytes,
+        })
     }
 
     async fn rows(&mut self, ids: Vec<i64>) -> Result<Vec<Row>, OutboxError> {

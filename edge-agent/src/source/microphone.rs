@@ -91,6 +91,7 @@ impl Microphone {
                 self.open = Some(open);
                 let pause = self.deaf_since.take().map_or(Duration::ZERO, |since| since.elapsed());
                 let lost = (pause.as_secs_f64() * f64::from(SAMPLE_RATE_HZ)) as u64;
+                self.health.lost(lost);
                 Read::Gap { lost }
             }
             Err(problem) => {

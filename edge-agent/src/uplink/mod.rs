@@ -245,8 +245,13 @@ impl Sender {
         let outbox = self.uplink.outbox.clone();
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        // Whether there may be something to send that there was not before.
+        let mut look = true;
+        let mut drained_seen = false;
         loop {
-            if let Err(problem) = self.fill(connection, limit, &mut notices).await? {
+            if std::mem::take(&mut look)
+                && let Err(problem) = self.fill(connection, limit, &mut notices).await?
+            {
                 return Ok(End::Lost(problem));
             }
             if ending.drain.is_cancelled() && outbox.level().await?.records == 0 {
@@ -254,17 +259,23 @@ impl Sender {
             }
             tokio::select! {
                 () = ending.stop.cancelled() => return Ok(End::Stopped),
+                // Once: then it stays so.
+                () = ending.drain.cancelled(), if !drained_seen => drained_seen = true,
                 happening = connection.next() => match happening {
                     Happening::Connected { .. } => {}
-                    Happening::Receipt(bytes) => self.receipt(&bytes).await?,
+                    Happening::Receipt(bytes) => {
+                        self.receipt(&bytes).await?;
+                        look = true;
+                    }
                     Happening::Lost(problem) => return Ok(End::Lost(problem)),
                 },
                 Some((what, outcome)) = notices.next() => {
                     // Proof that the broker takes what it is sent.
                     backoff.reset();
                     self.acknowledged(what, outcome);
+                    look = true;
                 }
-                () = outbox.written() => {}
+                () = outbox.written() => look = true,
                 _ = ticks.tick() => {
                     let overdue = self.flight.overdue(self.started.elapsed());
                     if let Err(problem) = self.send_again(overdue, connection, &mut notices).await? {

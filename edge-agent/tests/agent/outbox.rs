@@ -4,11 +4,14 @@ use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ecosight_agent::clip::ClipFile;
 use ecosight_agent::clock::Clock;
 use ecosight_agent::config::Config;
+use ecosight_agent::health::Health;
+use ecosight_agent::hearing::{Heard, Onset, channel};
 use ecosight_agent::outbox::{
     Draft, FILE, Opened, OutboxError, Priority, Quota, ReplayPosition, Stamped,
 };
@@ -18,7 +21,8 @@ use proptest::prelude::*;
 use tempfile::tempdir;
 
 use crate::support::{
-    DEVICE, Open, QUOTA, Random, START_US, alert, detection, silent_detection, telemetry,
+    DEVICE, Open, QUOTA, Random, START_US, alert, detection, event, identity, silent_detection,
+    telemetry,
 };
 
 fn range(boot: u32, first: u32, last: u32) -> SeqRange {
@@ -389,6 +393,83 @@ async fn a_file_of_a_newer_agent_is_left_alone() {
     }
     let error = Opened::open(directory.path(), START_US).await.expect_err("refused");
     assert!(matches!(error, OutboxError::Newer { found: 9, .. }), "{error}");
+}
+
+// A full disk.
+
+/// A file system of 8 MB, unmounted when dropped.
+struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    fn mount() -> Option<Self> {
+        let directory = tempdir().expect("a directory");
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", "size=8m", "tmpfs"])
+            .arg(directory.path())
+            .stderr(Stdio::null())
+            .status();
+        mounted.is_ok_and(|status| status.success()).then_some(Self(directory))
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(self.0.path()).status();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn on_a_full_disk_alerts_wait_and_none_is_lost() {
+    let Some(disk) = SmallDisk::mount() else {
+        eprintln!("skipped: needs the right to mount a tmpfs");
+        return;
+    };
+    let directory = disk.0.path();
+    let open = Open::at(directory, 1, QUOTA).await;
+    let clips = directory.join("clips");
+    std::fs::create_dir(&clips).expect("made");
+    let health = Arc::new(Health::default());
+    let recorder = Recorder::new(
+        identity(),
+        Storage { clips, reserve: 0, max_clips: u64::MAX },
+        open.outbox.clone(),
+        Arc::clone(&health),
+        "test".into(),
+        Resume::default(),
+        None,
+    );
+    let (tell, told) = channel();
+    let recording = tokio::spawn(recorder.run(told));
+    let filler = directory.join("filler");
+    fill(&filler);
+    let time = Onset { unix_us: START_US, quality: TimeQuality::Network };
+    let events = 300;
+    for number in 1..=events {
+        let event = event(number, 0, number * 160_000, number * 160_000 + 16_000);
+        let copy = event.clone();
+        tell.send(Heard::Confirmed { event: copy, time }).await.expect("listens");
+        tell.send(Heard::Closed { event, time, samples: vec![1; 16_000] }).await.expect("listens");
+        if number == events / 2 {
+            // The station hears on while it cannot write.
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            std::fs::remove_file(&filler).expect("removed");
+        }
+    }
+    drop(tell);
+    recording.await.expect("no panic").expect("all written in the end");
+    let rows = open.rows().await;
+    let of = |priority| rows.iter().filter(|row| row.priority == priority).count() as u64;
+    assert_eq!((of(Priority::Alert), of(Priority::Detection)), (events, events));
+    assert!(health.clips_given_up() > 0, "the disk was really full");
+    open.close().await;
+}
+
+/// Takes all that is left of the disk.
+fn fill(path: &Path) {
+    let mut file =
+        std::fs::OpenOptions::new().create_new(true).write(true).open(path).expect("made");
+    let block = [0; 4_096];
+    while file.write_all(&block).is_ok() {}
 }
 
 // All laws against a model.

@@ -64,6 +64,15 @@ fn tellings(script: &[Scripted], begin: u64) -> Vec<Heard> {
         let samples = vec![scripted.class as i16; 100];
         at.push((scripted.end + 5 * SECOND, 1, Heard::Closed { event, time, samples }));
     }
+    if begin > 0 {
+        // Taken up in the middle, a station may hear what is none.
+        let (onset, end) = (begin + 2 * SECOND, begin + 3 * SECOND);
+        let phantom = event(1_000, 2, onset, end);
+        let time = Onset { unix_us: START_US, quality: TimeQuality::FreeRunning };
+        let copy = phantom.clone();
+        at.push((phantom.decided_sample, 0, Heard::Confirmed { event: copy, time }));
+        at.push((end + 5 * SECOND, 1, Heard::Closed { event: phantom, time, samples: vec![0; 9] }));
+    }
     let mut sample = begin + 8 * SECOND;
     while sample <= LENGTH {
         let open =
@@ -219,7 +228,10 @@ fn the_rest_of_an_event_that_is_written_is_not_a_new_one() {
         ends,
     };
     let mut resume = Resume::new(&position, Vec::new());
-    assert_eq!(resume.confirmed("gun_shot", 97 * SECOND), Verdict::Done);
-    assert_eq!(resume.confirmed("vehicle", 97 * SECOND), Verdict::New);
-    assert_eq!(resume.confirmed("gun_shot", 103 * SECOND), Verdict::New);
+    let mut verdict =
+        |class, onset: u64, decided: u64| resume.confirmed(class, onset * SECOND, decided * SECOND);
+    assert_eq!(verdict("gun_shot", 97, 112), Verdict::Done, "before the end of one written");
+    assert_eq!(verdict("vehicle", 97, 112), Verdict::New, "another class");
+    assert_eq!(verdict("gun_shot", 103, 110), Verdict::Done, "decided before");
+    assert_eq!(verdict("gun_shot", 103, 111), Verdict::New);
 }

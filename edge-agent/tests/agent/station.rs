@@ -1,5 +1,7 @@
 //! The whole program: real sound in, alerts and clips out, whatever happens to it.
 
+use std::io::Write as _;
+use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -343,6 +345,83 @@ fn doctor_names_what_is_wrong_and_what_to_do() {
         assert_eq!(check["outcome"], outcome, "{check}");
         assert_eq!(check["remedy"].is_string(), outcome == "fail", "{check}");
     }
+}
+
+/// What a service manager is told, by prefix, until `enough`.
+fn told(socket: &UnixDatagram, enough: impl Fn(&[String]) -> bool, limit: Duration) -> Vec<String> {
+    socket.set_read_timeout(Some(Duration::from_millis(100))).expect("set");
+    let (started, mut words, mut buffer) = (Instant::now(), Vec::new(), [0; 4_096]);
+    while started.elapsed() < limit && !enough(&words) {
+        if let Ok(len) = socket.recv(&mut buffer) {
+            let text = String::from_utf8_lossy(&buffer[..len]).into_owned();
+            words.extend(text.lines().map(str::to_owned));
+        }
+    }
+    words
+}
+
+#[test]
+fn the_service_manager_learns_what_goes_on_and_the_dog_is_fed_only_while_it_does() {
+    let source = "kind = \"stdin\"\nspeed = \"max\"";
+    let place = Place::new(source, "mqtt://127.0.0.1:1", "");
+    let path = place.directory.path().join("notify");
+    let socket = UnixDatagram::bind(&path).expect("binds");
+    let mut child = Command::new(AGENT)
+        .args(["run", "--config"])
+        .arg(&place.config)
+        .env("NOTIFY_SOCKET", &path)
+        .env("WATCHDOG_USEC", "600000")
+        .stdin(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("starts");
+    let mut pipe = child.stdin.take().expect("piped");
+    let feeding = std::thread::spawn(move || {
+        for _ in 0..20 {
+            pipe.write_all(&[0; 32_000]).expect("taken");
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        pipe
+    });
+    let fed = |words: &[String]| words.iter().filter(|word| *word == "WATCHDOG=1").count();
+    let words = told(&socket, |words| fed(words) >= 4, Duration::from_secs(20));
+    assert_eq!(words.first().map(String::as_str), Some("READY=1"));
+    assert!(fed(&words) >= 4, "{words:?}");
+    assert!(words.iter().any(|word| word.starts_with("STATUS=")), "{words:?}");
+    // The pipe stays open and nothing comes: the station is deaf, and the dog must bark.
+    let pipe = feeding.join().expect("fed");
+    told(&socket, |_| false, Duration::from_secs(1));
+    let words = told(&socket, |_| false, Duration::from_secs(2));
+    assert_eq!(fed(&words), 0, "{words:?}");
+    terminate(&child);
+    let words = told(&socket, |words| words.contains(&"STOPPING=1".into()), Duration::from_secs(5));
+    assert!(words.contains(&"STOPPING=1".into()), "{words:?}");
+    drop(pipe);
+    place.ends_well(child, Duration::from_secs(11));
+}
+
+#[test]
+fn a_sound_card_is_heard() {
+    // ALSA's own silence, which any machine has.
+    let place = Place::new("kind = \"mic\"\nrate = 16000\nchannels = 1", "mqtt://127.0.0.1:1", "");
+    let asound = place.directory.path().join("asound.conf");
+    write(&asound, b"pcm.!default { type null }\nctl.!default { type null }\n");
+    let path = place.directory.path().join("notify");
+    let socket = UnixDatagram::bind(&path).expect("binds");
+    let child = Command::new(AGENT)
+        .args(["run", "--config"])
+        .arg(&place.config)
+        .env("ALSA_CONFIG_PATH", &asound)
+        .env("NOTIFY_SOCKET", &path)
+        .env("WATCHDOG_USEC", "600000")
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("starts");
+    let healthy = |words: &[String]| words.iter().any(|word| word.ends_with("source healthy"));
+    let words = told(&socket, healthy, Duration::from_secs(20));
+    terminate(&child);
+    place.ends_well(child, Duration::from_secs(11));
+    assert!(healthy(&words), "{words:?}");
 }
 
 fn terminate(child: &Child) {
