@@ -94,7 +94,7 @@ def cross_validate(material, options):
             train = np.where(material.row_fold == fold, 0, weights)
             rows = np.flatnonzero(judged & (material.row_fold == fold))
             for seed in range(NUMBER_SEEDS):
-                net = fit_numbers(material, numbers, train, seed, 600_000, material.alerting, hard=options.hard)
+                net = fit_numbers(material, numbers, train, seed, 300_000, material.alerting, hard=options.hard)
                 by_numbers[seed, rows] = net(numbers[rows])
         np.save(path, by_numbers)
     rows = np.flatnonzero(judged)
@@ -149,7 +149,7 @@ def fit_all(material, options):
         networks.append(network.eval())
     numbers = numbers_of(material)
     nets = [
-        fit_numbers(material, numbers, weights, seed, 700_000, material.alerting, hard=options.hard)
+        fit_numbers(material, numbers, weights, seed, 350_000, material.alerting, hard=options.hard)
         for seed in range(NUMBER_SEEDS)
     ]
     classes = len(material.classes)
