@@ -41,9 +41,10 @@ def arguments():
     parser.add_argument("task", choices=["cv", "final"])
     parser.add_argument("--material", required=True)
     parser.add_argument("--work", required=True, type=Path)
-    parser.add_argument("--seeds", type=int, default=2, help="networks whose mean is used")
-    parser.add_argument("--examples", type=int, default=40_000, help="patches that each network sees")
+    parser.add_argument("--seeds", type=int, default=1, help="networks whose mean is used")
+    parser.add_argument("--examples", type=int, default=80_000, help="patches that each network sees")
     parser.add_argument("--share", type=float, default=0.5, help="the network's part of the logits")
+    parser.add_argument("--mine", type=float, default=20.0, help="how much more often such background is drawn")
     parser.add_argument("--hard", type=float, default=4.0, help="weight of background that scores as an alert")
     return parser.parse_args()
 
@@ -114,7 +115,7 @@ def cross_validate(material, options):
             if not path.exists():
                 train = np.where(material.row_fold == fold, 0, weights)
                 tell = teller(f"seed {seed}, fold {fold}")
-                network = fit_network(material, train, seed * 100 + fold, options.examples, hard=options.hard, tell=tell)
+                network = fit_network(material, train, seed * 100 + fold, options.examples, hard=options.hard, mine=options.mine, tell=tell)
                 np.save(path, run_network(network, material, own))
             logits[own] = np.load(path)
         by_network.append(logits)
@@ -129,7 +130,7 @@ def cross_validate(material, options):
     show(f"all {options.seeds} networks and numbers, temperature {t:.2f}", result)
     both.astype("<f4").tofile(options.work / "oof.f32")
     summary = {"temperature": t, "result": result, "seeds": options.seeds, "examples": options.examples,
-               "share": options.share, "hard": options.hard}
+               "share": options.share, "hard": options.hard, "mine": options.mine}
     (options.work / "cv.json").write_text(json.dumps(summary, indent=1))
     print(json.dumps(result["rates"]), flush=True)
 
@@ -144,7 +145,7 @@ def fit_all(material, options):
             network.load_state_dict(torch.load(path))
         else:
             tell = teller(f"final network {seed}")
-            network = fit_network(material, weights, seed * 100 + 99, options.examples, hard=options.hard, tell=tell)
+            network = fit_network(material, weights, seed * 100 + 99, options.examples, hard=options.hard, mine=options.mine, tell=tell)
             torch.save(network.state_dict(), path)
         networks.append(network.eval())
     numbers = numbers_of(material)

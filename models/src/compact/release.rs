@@ -48,6 +48,9 @@ pub struct Training {
     pub share: f32,
     /// How much more background that scores as an alert weighs.
     pub hard: f32,
+    /// How much more often it is drawn in the second half of the training.
+    #[serde(default)]
+    pub mine: f32,
 }
 
 /// `evaluation.json`.
