@@ -61,10 +61,9 @@ impl Files {
 
     fn next_recording(&mut self) -> Result<Read, SourceError> {
         let count = self.paths.len() as u64;
-        if self.item % count == 0 && self.item > 0 {
-            if !std::mem::take(&mut self.fruitful) {
-                return Ok(Read::End);
-            }
+        let round_ends = self.item > 0 && self.item.is_multiple_of(count);
+        if round_ends && !std::mem::take(&mut self.fruitful) {
+            return Ok(Read::End);
         }
         let Some(path) = self.path() else { return Ok(Read::End) };
         match open_one(path) {
