@@ -4,10 +4,10 @@ use std::io::Write;
 use std::net::TcpListener;
 
 use anyhow::{Result, bail};
-use ecosight_models::Classifier;
 use tokio::net::TcpStream;
 
 use crate::config::{BrokerChoice, Config};
+use crate::server::loaded;
 use crate::store::Store;
 
 /// Prints one line a check.
@@ -58,10 +58,8 @@ async fn database(config: &Config) -> Result<String, String> {
 }
 
 fn model(config: &Config) -> Result<String, String> {
-    let model = Classifier::load(config.model.bundle.as_deref(), config.model.yamnet.as_deref());
-    let bundle = model
-        .map_err(|error| format!("{error}; run: ecosight-models import-yamnet yamnet.tflite"))?;
-    let bundle = bundle.bundle();
+    let model = loaded(&config.model)?;
+    let bundle = model.bundle();
     Ok(format!("{} {} ({})", bundle.name, bundle.version, bundle.tag))
 }
 

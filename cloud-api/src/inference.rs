@@ -18,6 +18,9 @@ pub const MAX_FILE_BYTES: usize = 32 * 1024 * 1024;
 const MAX_SECONDS: f64 = 600.0;
 /// Most time for one file. Ten minutes of sound take a few seconds.
 const TIME_LIMIT: Duration = Duration::from_secs(45);
+/// A file of floats that was written in the scale of 16-bit integers is still heard; beyond that the
+/// network's sums would overflow.
+const SCALE_LIMIT: f32 = 100_000.0;
 /// Windows classified at once.
 const BATCH_LEN: usize = 8;
 /// Uploads held in memory at one time, all files together.
@@ -53,9 +56,9 @@ pub enum PredictError {
     /// The file is no sound, or one that is not taken: the caller's fault.
     #[error("{0}")]
     Audio(#[from] AudioError),
-    /// A sample is not a number: the caller's fault.
-    #[error("the sound holds samples that are no numbers (NaN or infinite)")]
-    NotANumber,
+    /// Samples far outside full scale: the caller's fault.
+    #[error("the sound holds samples beyond {SCALE_LIMIT} times full scale; export the file again")]
+    OffScale,
     /// Nothing to hear: the caller's fault.
     #[error("the file holds no sound")]
     Empty,
@@ -172,8 +175,10 @@ fn hear(
         let block = reader.next_block()?;
         let ended = block.is_none();
         match block {
-            Some(block) if block.iter().all(|sample| sample.is_finite()) => windower.push(block),
-            Some(_) => return Err(PredictError::NotANumber),
+            Some(block) if block.iter().all(|sample| sample.abs() <= SCALE_LIMIT) => {
+                windower.push(block);
+            }
+            Some(_) => return Err(PredictError::OffScale),
             None => windower.finish(),
         }
         while let Some(window) = windower.next_window() {

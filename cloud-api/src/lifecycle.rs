@@ -13,7 +13,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, error, info, warn};
+use tracing::{debug, info, warn};
 
 /// Running tasks, each with its name.
 #[derive(Debug, Default)]
@@ -134,13 +134,5 @@ pub async fn report(stop: CancellationToken) -> Result<()> {
 fn notify(state: &[NotifyState]) {
     if let Err(error) = sd_notify::notify(state) {
         warn!(%error, "cannot tell systemd");
-    }
-}
-
-/// Says how the run ended.
-pub fn log_end(result: &Result<()>) {
-    match result {
-        Ok(()) => info!("stopped"),
-        Err(error) => error!("stopped: {error:#}"),
     }
 }

@@ -14,16 +14,16 @@ use bytes::Bytes;
 use ecosight_shared::Topic;
 use futures_util::future::BoxFuture;
 use rumqttc::mqttbytes::QoS;
-use rumqttc::mqttbytes::v5::{Packet, Publish};
+use rumqttc::mqttbytes::v5::{Packet, Publish, SubAck, SubscribeReasonCode};
 use rumqttc::{
     AckMode, AsyncClient, ClientError, ConnectionError, Event, EventLoop, MqttOptions,
     PersistedAckMode, PersistedSession, PublishNotice, PublishOptions, SessionMode, SessionStore,
-    SessionStoreError, SessionStoreKey,
+    SessionStoreError, SessionStoreKey, SubscribeFilterInput,
 };
 use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info, warn};
 
 use crate::backoff::Backoff;
 
@@ -162,6 +162,7 @@ pub async fn poll(mut poller: Poller, stop: CancellationToken) {
     loop {
         match poller.eventloop.poll().await {
             Ok(Event::Incoming(Packet::ConnAck(_))) => poller.on_connected(),
+            Ok(Event::Incoming(Packet::SubAck(suback))) => poller.on_subscribed(&suback),
             Ok(Event::Incoming(Packet::Publish(publish))) => poller.on_publish(publish).await,
             Ok(_) => {}
             Err(ConnectionError::RequestsDone) => break,
@@ -182,10 +183,20 @@ impl Poller {
     fn on_connected(&mut self) {
         self.backoff.reset();
         // On every connection: the session may be new, and retained statuses come again.
-        for filter in [Topic::ALL_UP, Topic::ALL_STATUS] {
-            if let Err(error) = self.link.client.try_subscribe(filter, QoS::AtLeastOnce) {
-                warn!(%error, filter, "cannot subscribe; the next connection tries again");
-            }
+        let filters = [Topic::ALL_UP, Topic::ALL_STATUS]
+            .map(|filter| SubscribeFilterInput::new(filter, QoS::AtLeastOnce));
+        if let Err(error) = self.link.client.try_subscribe_many(filters) {
+            warn!(%error, "cannot subscribe; the next connection tries again");
+        }
+    }
+
+    /// Connected means: what stations send reaches us.
+    fn on_subscribed(&mut self, suback: &SubAck) {
+        let refused =
+            |code: &&SubscribeReasonCode| !matches!(code, SubscribeReasonCode::Success(_));
+        if let Some(code) = suback.return_codes.iter().find(refused) {
+            error!(broker = self.broker, ?code, "the broker refuses the subscription");
+            return;
         }
         info!(broker = self.broker, "connected to the broker");
         self.connected.send_replace(true);

@@ -6,7 +6,7 @@ use clap::Parser;
 use ecosight_cloud::cli::{Cli, Command, Settings};
 use ecosight_cloud::clock::Clock;
 use ecosight_cloud::config::{Config, default_file};
-use ecosight_cloud::{doctor, lifecycle, log, server, watch};
+use ecosight_cloud::{doctor, log, server, watch};
 
 /// Exit code for a command line or a configuration that cannot be used.
 const USAGE: u8 = 2;
@@ -47,7 +47,6 @@ fn configured(settings: &Settings) -> Result<Config, ExitCode> {
 }
 
 fn finished(result: anyhow::Result<()>) -> ExitCode {
-    lifecycle::log_end(&result);
     if let Err(error) = result {
         log::complain(&format!("{error:#}"));
         return ExitCode::FAILURE;

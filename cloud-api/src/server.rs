@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use ecosight_models::Classifier;
+use ecosight_models::{Classifier, ClassifierOptions, LoadError};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, sleep};
 use tracing::{error, info, warn};
@@ -14,7 +14,7 @@ use crate::alerts;
 use crate::backoff::Backoff;
 use crate::clips::Clips;
 use crate::clock::Clock;
-use crate::config::{BrokerChoice, Config};
+use crate::config::{BrokerChoice, Config, ModelConfig};
 use crate::http::{self, Api};
 use crate::inference::Inference;
 use crate::ingest::{self, Ingest};
@@ -32,8 +32,15 @@ const DRAIN_LIMIT: Duration = Duration::from_secs(8);
 const DISCONNECT_LIMIT: Duration = Duration::from_secs(2);
 /// How long the start waits for a PostgreSQL that is starting too.
 const DATABASE_WAIT: Duration = Duration::from_secs(30);
+/// A comment on live streams this often shows both sides that the other is there.
+const HEARTBEAT: Duration = Duration::from_secs(15);
 /// Changes between ingest and those who watch.
 const CHANGES: usize = 1_024;
+
+/// Nobody asks for AudioSet's own classes here, and one file at a time needs no batches of eight.
+const MODEL_OPTIONS: ClassifierOptions = ClassifierOptions { audioset: false, batching: false };
+/// Scores may differ by this much between published copies of YAMNet.
+const GOLDEN_TOLERANCE: f32 = 0.1;
 
 /// Runs the server until a signal, or until a part of it fails.
 ///
@@ -76,6 +83,7 @@ pub async fn serve(config: Config, clock: Clock) -> Result<()> {
         broker: if config.mqtt.broker == BrokerChoice::Embedded { "embedded" } else { "external" },
         clock: clock.clone(),
         started_us: clock.now_us(),
+        heartbeat: HEARTBEAT.min(config.http.idle_timeout / 2),
         stop: stop.clone(),
     };
     let address = listener.local_addr()?;
@@ -145,7 +153,9 @@ pub async fn serve(config: Config, clock: Clock) -> Result<()> {
     let ran = tasks.run(&mut signals).await;
     let ended = tasks.end(&mut signals, END_LIMIT).await;
     store.close().await;
-    ran.and(ended)
+    ran.and(ended)?;
+    info!("stopped");
+    Ok(())
 }
 
 /// Brings the tables up to date.
@@ -252,9 +262,7 @@ async fn open_store(config: &Config, data_dir: &Path) -> Result<Store> {
 /// Loads the model. Without one the server takes in and shows what stations send all the same.
 async fn load_model(config: &Config, store: &Store) -> Result<Inference> {
     let model = config.model.clone();
-    let load = move || Classifier::load(model.bundle.as_deref(), model.yamnet.as_deref());
-    let loaded = tokio::task::spawn_blocking(load).await.context("loading the model")?;
-    let loaded = loaded.map_err(|error| error.to_string());
+    let loaded = tokio::task::spawn_blocking(move || loaded(&model)).await.context("the model")?;
     match &loaded {
         Ok(classifier) => {
             let bundle = classifier.bundle();
@@ -262,18 +270,29 @@ async fn load_model(config: &Config, store: &Store) -> Result<Inference> {
             let (tag, classes) = (bundle.tag.to_string(), &bundle.classes);
             store.remember_model(&tag, &bundle.name, &bundle.version, classes).await?;
         }
-        Err(reason) => error!(
-            "NO MODEL: {reason}. /predict and /health answer 503 until it is there; run \
-             `ecosight-models import-yamnet yamnet.tflite` and start the server again"
-        ),
+        Err(reason) => error!("NO MODEL: {reason} /predict and /health answer 503 until then."),
     }
-    let loaded = loaded.map_err(|reason| {
-        format!(
-            "No model is loaded: {reason}. Run `ecosight-models import-yamnet yamnet.tflite` on the \
-             server and start it again."
-        )
-    });
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let threads = if config.model.threads == 0 { cores } else { config.model.threads };
     Ok(Inference::new(loaded, threads, config.model.queue))
+}
+
+/// The model, proven on the sounds whose scores its bundle states; or what is wrong and what to do.
+pub(crate) fn loaded(config: &ModelConfig) -> Result<Classifier, String> {
+    let (bundle, backbone) = (config.bundle.as_deref(), config.yamnet.as_deref());
+    let classifier = Classifier::load_with(bundle, backbone, MODEL_OPTIONS).map_err(|error| {
+        let import = match &error {
+            LoadError::Backbone(_) => " (ecosight-models import-yamnet FILE)",
+            _ => "",
+        };
+        format!("{error}{import}. Then start the server again.")
+    })?;
+    match classifier.golden_deviation() {
+        Ok(Some(off)) if off > GOLDEN_TOLERANCE => {
+            warn!(off, "the model's scores differ from those in its bundle: is it another YAMNet?");
+        }
+        Ok(_) => {}
+        Err(error) => return Err(format!("the model does not run: {error}.")),
+    }
+    Ok(classifier)
 }

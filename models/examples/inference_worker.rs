@@ -70,7 +70,7 @@ fn main() -> anyhow::Result<()> {
 }
 
 fn prepare(yamnet: &std::path::Path, what: &str) -> anyhow::Result<(Task, String)> {
-    let sound = Sound::Bursts.render(1, 120.0);
+    let sound = Sound::Bursts.render(1, 30.0);
     match what {
         "station" | "inner" => {
             let files = bundle()?;

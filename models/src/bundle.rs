@@ -110,8 +110,7 @@ pub enum BundleError {
 
 /// The bundles shipped in the binary.
 #[derive(RustEmbed)]
-#[folder = "$CARGO_MANIFEST_DIR/artifacts"]
-#[allow_missing = true]
+#[folder = "artifacts/"]
 struct Artifacts;
 
 /// File in `artifacts/` with the name of the folder that is the default bundle.

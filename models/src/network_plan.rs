@@ -27,18 +27,22 @@ impl Plan {
     /// Prepares `model` for inputs of exactly the shape `input`, channel-last where it convolves
     /// (on 2-D convolutions tract is a fifth faster so, and its depthwise operator needs a fixed
     /// batch).
-    pub(crate) fn prepare(model: &ModelProto, input: &[usize]) -> Result<Self, PlanError> {
+    ///
+    /// The file's form of the weights is freed as soon as tract has its own.
+    pub(crate) fn prepare(model: ModelProto, input: &[usize]) -> Result<Self, PlanError> {
         let prepare = || -> tract_onnx::prelude::TractResult<Arc<TypedRunnableModel>> {
             let fact = InferenceFact::dt_shape(f32::datum_type(), input);
-            let mut network = tract_onnx::onnx()
-                .model_for_proto_model(model)?
-                .with_input_fact(0, fact)?
-                .into_typed()?
-                .into_decluttered()?;
+            let network = tract_onnx::onnx().model_for_proto_model(&model)?;
+            drop(model);
+            let mut network = network.with_input_fact(0, fact)?.into_typed()?.into_decluttered()?;
             if let Some(transform) = get_transform("conv_nhwc")? {
                 network.transform(&*transform)?;
             }
-            network.into_decluttered()?.into_optimized()?.into_runnable()
+            let runnable = network.into_decluttered()?.into_optimized()?.into_runnable()?;
+            // What does not run now never will.
+            let zeros = Tensor::zero::<f32>(input)?;
+            runnable.run(tvec![zeros.into()])?;
+            Ok(runnable)
         };
         // The checks before this point let through only what tract is known to take; should it
         // panic all the same, one bundle is bad and the program goes on.

@@ -7,6 +7,7 @@
 use std::collections::BTreeSet;
 
 use prost::Message;
+use prost::bytes::Buf;
 use tract_onnx::pb::{
     AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, StringStringEntryProto,
     TensorProto, TensorShapeProto, TypeProto, ValueInfoProto, attribute_proto::AttributeType,
@@ -209,7 +210,7 @@ const MAX_AXES: usize = 6;
 ///
 /// # Errors
 /// [`OnnxError`], naming the node or constant.
-pub fn decode_checked(bytes: &[u8]) -> Result<ModelProto, OnnxError> {
+pub fn decode_checked(bytes: impl Buf) -> Result<ModelProto, OnnxError> {
     let model = ModelProto::decode(bytes).map_err(|error| OnnxError::Decode(error.to_string()))?;
     let broken = |what: String| Err(OnnxError::Broken(what));
     let Some(graph) = &model.graph else {

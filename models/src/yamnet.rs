@@ -3,6 +3,7 @@
 pub mod accept;
 mod archive;
 mod backbone;
+mod class_names;
 pub mod download;
 mod export;
 mod flatbuffer;
@@ -14,6 +15,7 @@ mod tflite;
 
 pub use archive::unpack;
 pub use backbone::{BATCH, Backbone, BackboneError, BackboneRunError, Exit, PATCH_LEN};
+pub use class_names::class_name;
 pub use export::to_onnx;
 pub use flatbuffer::Malformed;
 pub use import::{ImportError, MAX_FILE_BYTES, read_tflite};

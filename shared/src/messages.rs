@@ -40,6 +40,7 @@ pub(crate) const RECEIPT_MAX_LEN: usize = 1 + RANGES_MAX_LEN * 3 * U32;
 const _: () = assert!(ALERT_FRAME_MAX_LEN - HEADER_LEN - CRC_LEN == 10);
 
 /// What an envelope carries.
+#[allow(clippy::large_enum_variant, reason = "no allocator to box with; one message at a time")]
 #[derive(Clone, Debug, PartialEq)]
 pub enum Message {
     /// See [`Alert`].

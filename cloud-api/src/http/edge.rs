@@ -46,7 +46,8 @@ fn finished(response: Response, path: &str) -> Response {
     let status = response.status();
     let is_error = status.is_client_error() || status.is_server_error();
     let kind = response.headers().get(CONTENT_TYPE);
-    if !is_error || kind.is_some_and(|kind| kind == "application/problem+json") {
+    // Health is JSON of its own shape, whatever its status.
+    if !is_error || kind.is_some_and(|kind| kind == "application/json") {
         return response;
     }
     let headers = response.headers().clone();

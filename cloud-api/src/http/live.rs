@@ -2,7 +2,6 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
@@ -14,9 +13,6 @@ use tokio_stream::wrappers::BroadcastStream;
 use super::Api;
 use crate::live::{Happening, Live};
 
-/// A comment this often shows both sides that the other is there.
-const HEARTBEAT: Duration = Duration::from_secs(15);
-
 /// `GET /api/v1/live`
 pub(super) async fn watch(State(api): State<Arc<Api>>, headers: HeaderMap) -> Response {
     let last_seen = headers.get("last-event-id").and_then(|id| id.to_str().ok()?.parse().ok());
@@ -24,7 +20,7 @@ pub(super) async fn watch(State(api): State<Arc<Api>>, headers: HeaderMap) -> Re
         .take_until(api.stop.clone().cancelled_owned())
         .map(|happening| Ok::<_, Infallible>(event(&happening)));
     let mut response =
-        Sse::new(happenings).keep_alive(KeepAlive::new().interval(HEARTBEAT)).into_response();
+        Sse::new(happenings).keep_alive(KeepAlive::new().interval(api.heartbeat)).into_response();
     // nginx would hold the stream back otherwise.
     let unbuffered = HeaderName::from_static("x-accel-buffering");
     response.headers_mut().insert(unbuffered, HeaderValue::from_static("no"));

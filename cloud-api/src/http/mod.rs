@@ -13,6 +13,7 @@ mod problem;
 mod system;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
@@ -60,6 +61,8 @@ pub struct Api {
     pub clock: Clock,
     /// When the server started, µs.
     pub started_us: i64,
+    /// Time between signs of life on a live stream.
+    pub heartbeat: Duration,
     /// Ends the streams.
     pub stop: CancellationToken,
 }

@@ -3,6 +3,7 @@
 use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
 use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
+use ecosight_models::audio::AudioError;
 use serde::Serialize;
 use tracing::error;
 
@@ -132,7 +133,7 @@ impl From<PredictError> for Problem {
         match error {
             PredictError::NoModel(_) | PredictError::Overloaded => Self::unavailable(detail),
             PredictError::Audio(error) => Self::new(audio_status(&error), detail),
-            PredictError::NotANumber | PredictError::Empty => {
+            PredictError::OffScale | PredictError::Empty => {
                 Self::new(StatusCode::UNPROCESSABLE_ENTITY, detail)
             }
             PredictError::TooSlow => Self::new(StatusCode::PAYLOAD_TOO_LARGE, detail),
@@ -146,6 +147,19 @@ impl From<PredictError> for Problem {
 }
 
 /// Sound that is not taken is its sender's fault.
-fn audio_status(_error: &ecosight_models::audio::AudioError) -> StatusCode {
-    StatusCode::UNPROCESSABLE_ENTITY
+fn audio_status(error: &AudioError) -> StatusCode {
+    match error {
+        AudioError::Empty(_) => StatusCode::BAD_REQUEST,
+        AudioError::UnknownFormat(_) | AudioError::Unsupported(_) => {
+            StatusCode::UNSUPPORTED_MEDIA_TYPE
+        }
+        AudioError::TooLarge { .. } | AudioError::TooLong { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+        AudioError::Damaged { .. }
+        | AudioError::Truncated { .. }
+        | AudioError::Rate(_)
+        | AudioError::Channels(_)
+        | AudioError::NonFinite { .. } => StatusCode::UNPROCESSABLE_ENTITY,
+        // The file is in memory: there is nothing to fail.
+        AudioError::Io(_) => StatusCode::INTERNAL_SERVER_ERROR,
+    }
 }

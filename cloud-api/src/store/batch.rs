@@ -159,7 +159,7 @@ impl Store {
             resolve_classes!(tx, drafts);
             let touched = upsert_events!(tx, drafts, received_us);
             let alerts = insert_notifications!(tx, touched, drafts, received_us);
-            expect_clips!(tx, drafts);
+            expect_clips!(tx, touched, drafts);
             quarantine!(tx, batch.refused, received_us);
             let events =
                 touched.iter().map(|event| event.id).filter(|id| !alerts.contains(id)).collect();
@@ -475,8 +475,8 @@ macro_rules! insert_notifications {
 /// Notes the clips that detections tell of. What a station says over MQTT corrects what was declared
 /// over HTTP, until the bytes are verified.
 macro_rules! expect_clips {
-    ($tx:ident, $drafts:ident) => {
-        for draft in $drafts.values() {
+    ($tx:ident, $touched:ident, $drafts:ident) => {
+        for draft in $touched.iter().filter_map(|event| $drafts.get(&event.id)) {
             let Some(clip) = &draft.clip else { continue };
             sqlx::query(
                 "INSERT INTO clips (id, site_id, device_id, sha256, bytes, duration_ms, format, \

@@ -63,6 +63,7 @@ impl Server {
         let client = reqwest::Client::builder().timeout(Duration::from_secs(20)).build().unwrap();
         let mut server = Self { program: None, arguments, http_port, mqtt_port, folder, client };
         server.run().await;
+        server.wait_connected().await;
         server
     }
 
@@ -76,6 +77,15 @@ impl Server {
             let program = self.program.as_mut().unwrap();
             assert!(program.ended().unwrap().is_none(), "it ended:\n{}", program.log_tail());
             assert!(Instant::now() < deadline, "it does not answer:\n{}", program.log_tail());
+            tokio::time::sleep(Duration::from_millis(30)).await;
+        }
+    }
+
+    /// Waits until what stations send reaches it.
+    pub(crate) async fn wait_connected(&self) {
+        let deadline = Instant::now() + START_LIMIT;
+        while self.json("/api/v1/system").await.1["broker_connected"] != true {
+            assert!(Instant::now() < deadline, "it has no broker:\n{}", self.log());
             tokio::time::sleep(Duration::from_millis(30)).await;
         }
     }

@@ -3,7 +3,12 @@
 use std::net::TcpListener;
 use std::time::Duration;
 
-use crate::program::{Server, run};
+use ecosight_loadtest::Program;
+use ecosight_shared::json::ConnectionState;
+use serde_json::Value;
+
+use crate::program::{Server, binary, run};
+use crate::station::{Station, alert, device, status};
 
 fn complaint(output: &std::process::Output) -> String {
     String::from_utf8(output.stderr.clone()).unwrap()
@@ -81,4 +86,36 @@ async fn a_signal_ends_it_in_order() {
     let _idle = std::net::TcpStream::connect(server.address()).unwrap();
     assert_eq!(server.terminate(Duration::from_secs(12)), Some(0), "{}", server.log());
     server.run().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn watch_shows_each_alert_once() {
+    let server = Server::start(&[]).await;
+    let (folder, id) = (tempfile::TempDir::new().unwrap(), device(1));
+    let broker = format!("mqtt://127.0.0.1:{}", server.mqtt_port);
+    let arguments = ["watch", "--json", "--client-id", "ranger", "--mqtt", &broker];
+    let mut watch = Program::start("watch", binary(), arguments, folder.path()).unwrap();
+    let started = |log: &str| log.contains("watching");
+    while !started(&watch.log_tail()) {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let station = Station::connect(server.mqtt_port, "station", &[]).await;
+    station.send_status(&status(id, ConnectionState::Online)).await;
+    for seq in [1, 2, 1] {
+        station.send_record(&alert(id, seq)).await;
+    }
+    server.wait_for_items("/api/v1/alerts", 2).await;
+    let shown = || std::fs::read_to_string(folder.path().join("watch.out")).unwrap();
+    for _ in 0..200 {
+        if shown().lines().count() >= 2 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let status = watch.terminate(Duration::from_secs(5)).unwrap();
+    assert!(status.success(), "{}", watch.log_tail());
+    let lines: Vec<Value> =
+        shown().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(lines.len(), 2, "{lines:?}");
+    assert_ne!(lines[0]["event_id"], lines[1]["event_id"]);
 }

@@ -227,7 +227,7 @@ impl Station {
     /// Connects and subscribes; comes back by itself when the broker is gone for a while.
     pub(crate) async fn connect(port: u16, name: &str, filters: &[String]) -> Self {
         let mut options = MqttOptions::new(name, ("127.0.0.1", port));
-        options.set_keep_alive(5).set_session_mode(SessionMode::Clean);
+        options.set_keep_alive(5).set_session_mode(SessionMode::Persistent);
         options.set_max_packet_size(Some(1024 * 1024));
         let (client, mut eventloop) = AsyncClient::builder(options).capacity(4_096).build();
         let (sender, messages) = mpsc::unbounded_channel();

@@ -305,7 +305,6 @@ impl Opened {
     }
 
     /// Starts the task that owns the file. It ends when the last handle is gone.
-    #[must_use]
     pub fn start(
         self,
         device: DeviceId,

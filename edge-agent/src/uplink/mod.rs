@@ -139,6 +139,7 @@ impl Uplink {
         }
     }
 
+    #[allow(clippy::type_complexity, reason = "one boxed future, named where it is made")]
     fn status(&self, state: ConnectionState) -> Result<Vec<u8>, UplinkError> {
         let identity = &self.identity;
         let document = StatusDocument {

@@ -1,5 +1,7 @@
 //! What the station promises, tested by law.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test stops where it is wrong")]
+
 mod bundle;
 mod clips;
 mod config;

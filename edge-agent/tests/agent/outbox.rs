@@ -15,8 +15,12 @@ use ecosight_agent::hearing::{Heard, Onset, channel};
 use ecosight_agent::outbox::{
     Draft, FILE, Opened, OutboxError, Priority, Quota, ReplayPosition, Stamped,
 };
+use ecosight_agent::recorder::{Recorder, Storage};
+use ecosight_agent::resume::Resume;
 use ecosight_agent::station;
-use ecosight_shared::{ClipFormat, ClipRef, Envelope, EventId, Kind, Message, RecordId, SeqRange};
+use ecosight_shared::{
+    ClipFormat, ClipRef, Envelope, EventId, Kind, Message, RecordId, SeqRange, TimeQuality,
+};
 use proptest::prelude::*;
 use tempfile::tempdir;
 

@@ -40,12 +40,8 @@ fn every_confirmed_shot_arrives_once_whatever_is_killed() -> Result<()> {
     let expected: Vec<&HeardEvent> =
         heard.iter().filter(|event| event.class == ALERT_CLASS).collect();
     ensure!(shots.len() >= 55, "the scene has only {} shots", shots.len());
-    ensure!(
-        expected.len() >= shots.len() / 2,
-        "only {} of {} shots are heard",
-        expected.len(),
-        shots.len()
-    );
+    // Fewer alerts would leave the faults nothing to break; how many are heard is not judged here.
+    ensure!(expected.len() >= 8, "only {} of {} shots are heard", expected.len(), shots.len());
 
     let mut world = World::start(folder, yamnet, &wav)?;
     let started = Instant::now();

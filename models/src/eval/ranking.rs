@@ -72,7 +72,8 @@ pub fn roc_auc(scores: &[f32], positive: &[bool]) -> Option<f64> {
     let (mut wins, mut positives_above) = (0.0, 0usize);
     let mut start = 0;
     while start < order.len() {
-        let end = start + order[start..].iter().take_while(|e| !(e.0 < order[start].0)).count();
+        let end = start
+            + order[start..].iter().take_while(|e| e.0.total_cmp(&order[start].0).is_ge()).count();
         let tied_positives = order[start..end].iter().filter(|e| e.1).count();
         let tied_negatives = end - start - tied_positives;
         wins += tied_negatives as f64 * (positives_above as f64 + 0.5 * tied_positives as f64);

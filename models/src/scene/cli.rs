@@ -79,7 +79,7 @@ impl SceneCommandError {
         }
     }
 
-    fn write(path: &Path, reason: impl ToString) -> Self {
+    fn write(path: &Path, reason: &impl ToString) -> Self {
         Self::Write { path: path.display().to_string(), reason: reason.to_string() }
     }
 }
@@ -162,10 +162,10 @@ pub fn run(args: &SceneArgs) -> Result<SceneSummary, SceneCommandError> {
         let file = draft.create()?;
         let mut writer = io::BufWriter::new(file);
         serde_json::to_writer_pretty(&mut writer, &truth)
-            .map_err(|error| SceneCommandError::write(path, error))?;
+            .map_err(|error| SceneCommandError::write(path, &error))?;
         let file =
-            writer.into_inner().map_err(|error| SceneCommandError::write(path, error.error()))?;
-        file.sync_all().map_err(|error| SceneCommandError::write(path, error))?;
+            writer.into_inner().map_err(|error| SceneCommandError::write(path, &error.error()))?;
+        file.sync_all().map_err(|error| SceneCommandError::write(path, &error))?;
         draft.publish()?;
     }
     audio.publish()?;
@@ -177,7 +177,7 @@ pub fn run(args: &SceneArgs) -> Result<SceneSummary, SceneCommandError> {
 }
 
 fn write_wav(scene: &mut Scene, draft: &Draft) -> Result<(), SceneCommandError> {
-    let failed = |error: hound::Error| SceneCommandError::write(&draft.path, error);
+    let failed = |error: hound::Error| SceneCommandError::write(&draft.path, &error);
     let spec = hound::WavSpec {
         channels: 1,
         sample_rate: SAMPLE_RATE_HZ,
@@ -185,7 +185,7 @@ fn write_wav(scene: &mut Scene, draft: &Draft) -> Result<(), SceneCommandError> 
         sample_format: hound::SampleFormat::Int,
     };
     let file = draft.create()?;
-    let handle = file.try_clone().map_err(|error| SceneCommandError::write(&draft.path, error))?;
+    let handle = file.try_clone().map_err(|error| SceneCommandError::write(&draft.path, &error))?;
     let mut writer = hound::WavWriter::new(io::BufWriter::new(file), spec).map_err(failed)?;
     let mut block = vec![0.0_f32; BLOCK];
     loop {
@@ -200,7 +200,7 @@ fn write_wav(scene: &mut Scene, draft: &Draft) -> Result<(), SceneCommandError> 
         }
     }
     writer.finalize().map_err(failed)?;
-    handle.sync_all().map_err(|error| SceneCommandError::write(&draft.path, error))
+    handle.sync_all().map_err(|error| SceneCommandError::write(&draft.path, &error))
 }
 
 /// A file under a temporary name beside its place, removed unless it is published.
@@ -212,10 +212,10 @@ struct Draft {
 impl Draft {
     fn beside(path: &Path) -> Result<Self, SceneCommandError> {
         let Some(name) = path.file_name() else {
-            return Err(SceneCommandError::write(path, "this is not the name of a file"));
+            return Err(SceneCommandError::write(path, &"this is not the name of a file"));
         };
         if path.is_dir() {
-            return Err(SceneCommandError::write(path, "this is a directory"));
+            return Err(SceneCommandError::write(path, &"this is a directory"));
         }
         let hidden = format!(".{}.{}.part", name.to_string_lossy(), std::process::id());
         Ok(Self { path: path.to_owned(), draft: path.with_file_name(hidden) })
@@ -227,7 +227,7 @@ impl Draft {
             .create(true)
             .truncate(true)
             .open(&self.draft)
-            .map_err(|error| SceneCommandError::write(&self.path, error))
+            .map_err(|error| SceneCommandError::write(&self.path, &error))
     }
 
     fn publish(&self) -> Result<(), SceneCommandError> {
@@ -237,7 +237,7 @@ impl Draft {
         };
         fs::rename(&self.draft, &self.path)
             .and_then(|()| fs::File::open(folder)?.sync_all())
-            .map_err(|error| SceneCommandError::write(&self.path, error))
+            .map_err(|error| SceneCommandError::write(&self.path, &error))
     }
 }
 

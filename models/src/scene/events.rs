@@ -68,6 +68,7 @@ impl Events {
         let mut shots = ShotPlan::new(config);
         let next_shot_s = shots.next();
         let rates = config.habitat.distractors_per_hour();
+        #[allow(clippy::type_complexity, reason = "a table of name, maker and rate, read once")]
         let kinds: [(&str, fn(&mut Self, u64, &mut Chance), f64); 5] = [
             ("thunder", Self::add_thunder, rates.thunder),
             ("branch", Self::add_branch, rates.branches),

@@ -37,6 +37,10 @@ impl Reverberation {
     pub(super) fn add(&mut self, send: &[f32], out: &mut [f32]) {
         for (&send, out) in send.iter().zip(out) {
             let mut v = [0.0_f32; 8];
+            #[allow(
+                clippy::needless_range_loop,
+                reason = "the same index walks several lines of delay"
+            )]
             for i in 0..8 {
                 v[i] = self.lines[i][self.places[i]];
             }

@@ -78,6 +78,9 @@ pub struct TrainArguments {
     /// Use clips as they are only: no augmentation.
     #[arg(long)]
     plain: bool,
+    /// Also write the out-of-fold scores of every window to this file (CSV), for a closer look.
+    #[arg(long, value_name = "FILE")]
+    scores: Option<PathBuf>,
     /// Where features are kept between runs. Default: the user's cache folder.
     #[arg(long, value_name = "DIR", env = "ECOSIGHT_FEATURE_CACHE")]
     cache: Option<PathBuf>,
@@ -188,6 +191,11 @@ pub fn train(arguments: &TrainArguments) -> anyhow::Result<ExitCode> {
     let evaluation =
         judged.evaluation(arguments, &library, &labels, &table, recipe.clone(), copies);
     print_evaluation(&evaluation)?;
+    if let Some(path) = &arguments.scores {
+        let text = window_scores(&library, &labels, &table, &scored, judged.temperature)?;
+        crate::durable::write_file(path, &text)
+            .with_context(|| format!("cannot write {}", path.display()))?;
+    }
 
     let Some(out) = &arguments.out else { return Ok(ExitCode::SUCCESS) };
     // With early stopping the last fits run as long as the fits of the folds did, in the middle.
@@ -400,6 +408,41 @@ impl Judged {
             seeds: self.seeds.clone(),
         }
     }
+}
+
+/// One line per window: clip, form and copy, where it begins, what it is and what it scored.
+fn window_scores(
+    library: &Library,
+    labels: &LabelMap,
+    table: &Table,
+    scored: &OutOfFold,
+    temperature: f32,
+) -> anyhow::Result<Vec<u8>> {
+    let mut scores = scored.averaged() / temperature;
+    super::net::softmax(&mut scores);
+    let mut out = csv::Writer::from_writer(Vec::new());
+    let mut header: Vec<&str> =
+        vec!["clip", "label", "source", "group", "fold", "form", "copy", "start_s", "example"];
+    header.extend(labels.classes.iter().map(|class| class.name.as_str()));
+    out.write_record(&header)?;
+    for (row, scores) in table.rows.iter().zip(scores.outer_iter()) {
+        let item = &table.items[row.item];
+        let Some(clip) = item.clip.map(|clip| &library.clips()[clip]) else { continue };
+        let mut record = vec![
+            clip.name.clone(),
+            clip.label.clone(),
+            clip.source.clone(),
+            clip.group.clone(),
+            item.fold.to_string(),
+            format!("{:?}", item.form),
+            item.copy.to_string(),
+            format!("{:.2}", row.start as f64 / f64::from(crate::SAMPLE_RATE_HZ)),
+            row.example.to_string(),
+        ];
+        record.extend(scores.iter().map(|score| format!("{score:.6}")));
+        out.write_record(&record)?;
+    }
+    Ok(out.into_inner()?)
 }
 
 fn print_evaluation(evaluation: &Evaluation) -> std::io::Result<()> {

@@ -165,7 +165,7 @@ pub fn called(heard: &Heard, labels: &LabelMap, thresholds: &[f32]) -> usize {
 }
 
 /// Background that rates are counted on: what holds no alert, as files are and band-limited.
-fn background<'a>(heard: &'a [Heard], alerting: usize) -> Vec<&'a Heard> {
+fn background(heard: &[Heard], alerting: usize) -> Vec<&Heard> {
     heard
         .iter()
         .filter(|one| one.class != alerting && matches!(one.form, Form::Plain | Form::BandLimited))

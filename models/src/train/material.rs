@@ -19,7 +19,7 @@ use crate::audio::{AudioError, AudioReader, DecodeLimits};
 use crate::{SAMPLE_RATE_HZ, WINDOW_SAMPLES};
 
 /// Part of every cache key: raise it when a form renders differently.
-pub const RENDER_VERSION: u32 = 1;
+pub const RENDER_VERSION: u32 = 2;
 
 /// Past that a clip in context has at least, seconds: what the transient stream looks back on.
 const PAST_S: f32 = 5.0;
@@ -27,10 +27,16 @@ const PAST_S: f32 = 5.0;
 const AFTER_ONSET: u64 = SAMPLE_RATE_HZ as u64 / 10;
 /// Moments this close below the loudest are of the same event, dB: bursts, barks.
 const SAME_EVENT_DB: f32 = 8.0;
+/// The same as a share of what the loudest stands out by: where that is little, moments a few dB
+/// below it are the forest's own.
+const SAME_EVENT_SHARE: f32 = 0.25;
 /// Clips whose loudest moment stands out less than this have no transient to mix, dB.
 const LEAST_TRANSIENT_DB: f32 = 10.0;
 /// Most clips that surroundings are made of.
 const MOST_PARTS: usize = 32;
+/// Least that a mixed sound's loudest moment stands out of its surroundings, dB: below it even a
+/// person looking at the spectrogram finds nothing.
+const FAINTEST_DB: f32 = 8.0;
 /// Cross-fade between clips that are joined.
 const OVERLAP: usize = SAMPLE_RATE_HZ as usize / 4;
 
@@ -380,9 +386,9 @@ impl Library {
             return Ok(None);
         };
         let ratio_db = if rng.random_range(0..4) == 0 {
-            rng.random_range(20.0..45.0)
+            rng.random_range(25.0..45.0)
         } else {
-            rng.random_range(3.0..20.0)
+            rng.random_range(FAINTEST_DB..25.0)
         };
         let now_db = 20.0 * (own_loudness.peak_rms / ground.median_rms).log10();
         sound::gain(&mut own, ratio_db - now_db);
@@ -486,7 +492,10 @@ impl Rendered {
 /// Moments of a clip at which its main event sounds; never empty for a clip of 20 ms.
 fn onsets(samples: &[f32]) -> Vec<u64> {
     match Loudness::of(samples) {
-        Some(loudness) => loudness.loud_frames(SAME_EVENT_DB).map(|at| at as u64).collect(),
+        Some(loudness) => {
+            let below_db = SAME_EVENT_DB.min(SAME_EVENT_SHARE * loudness.snr_db());
+            loudness.loud_frames(below_db).map(|at| at as u64).collect()
+        }
         // Marks nothing: a silent clip is no example of an event.
         None => vec![u64::MAX / 2],
     }

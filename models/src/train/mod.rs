@@ -3,6 +3,11 @@
 //! The trainer, compiled only with the feature `train`: never on a device. Deterministic for a
 //! seed: folds, augmentations and fits depend on it and on the recordings, and on nothing else.
 
+#![allow(
+    clippy::needless_pass_by_value,
+    reason = "array views are handles, passed as ndarray does"
+)]
+
 pub mod artifact;
 pub mod cli;
 pub mod crossval;

@@ -8,7 +8,7 @@ const BETA_2: f32 = 0.999;
 const EPSILON: f32 = 1e-8;
 
 /// Moments of the gradient.
-pub struct AdamW {
+pub(super) struct AdamW {
     mean: Net,
     square: Net,
     weight_decay: f32,
@@ -18,12 +18,12 @@ pub struct AdamW {
 impl AdamW {
     /// For a network of the shape of `net`. `weight_decay` is the share that weights (not biases)
     /// lose per step at a learning rate of 1.
-    pub fn new(net: &Net, weight_decay: f32) -> Self {
+    pub(super) fn new(net: &Net, weight_decay: f32) -> Self {
         Self { mean: Net::zeros_like(net), square: Net::zeros_like(net), weight_decay, steps: 0 }
     }
 
     /// One step against `gradient`.
-    pub fn step(&mut self, net: &mut Net, gradient: &mut Net, learning_rate: f32) {
+    pub(super) fn step(&mut self, net: &mut Net, gradient: &mut Net, learning_rate: f32) {
         self.steps = self.steps.saturating_add(1);
         let mean_bias = 1.0 - BETA_1.powi(self.steps);
         let square_bias = 1.0 - BETA_2.powi(self.steps);
@@ -48,7 +48,7 @@ impl AdamW {
 
 /// Learning rate at `step` of `steps`: linear rise over the first twentieth, then half a cosine to
 /// zero.
-pub fn learning_rate(peak: f32, step: usize, steps: usize) -> f32 {
+pub(super) fn learning_rate(peak: f32, step: usize, steps: usize) -> f32 {
     let rise = (steps / 20).max(1);
     if step < rise {
         return peak * (step + 1) as f32 / rise as f32;

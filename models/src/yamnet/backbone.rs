@@ -2,8 +2,11 @@
 //!
 //! The imported network, running: log-mel patches in, inner exits, embedding and scores out.
 
+use std::collections::VecDeque;
 use std::io::Read;
 use std::path::{Path, PathBuf};
+
+use prost::bytes::Buf;
 
 use super::export::{ARCHITECTURE_KEY, SOURCE_KEY};
 use super::network::{CLASSES, EMBEDDING_LEN, INNER_CHANNELS};
@@ -62,7 +65,7 @@ impl Exit {
 pub const PATCH_LEN: usize = PATCH_FRAMES * BANDS;
 
 /// Largest file that is taken for an imported network.
-const MAX_FILE_BYTES: u64 = 64 << 20;
+const MAX_FILE_BYTES: usize = 64 << 20;
 
 /// Why the network can't be used. The caller reports it and stops: without the network no window
 /// can be judged.
@@ -143,14 +146,18 @@ impl Backbone {
             Some(path) => path.to_owned(),
             None => place::find()?,
         };
-        let bytes = read(&path)?;
-        Self::from_onnx(&bytes, wanted, batching)
+        let pieces = read(&path)?;
+        Self::from_onnx(pieces, wanted, batching)
             .map_err(|what| BackboneError::Unusable { path, what })
     }
 
     /// The same from the bytes of an imported file; the error says what is wrong with them.
-    pub(crate) fn from_onnx(bytes: &[u8], wanted: &[Exit], batching: bool) -> Result<Self, String> {
-        let mut model = onnx::decode_checked(bytes).map_err(|error| error.to_string())?;
+    pub(crate) fn from_onnx(
+        file: impl Buf,
+        wanted: &[Exit],
+        batching: bool,
+    ) -> Result<Self, String> {
+        let mut model = onnx::decode_checked(file).map_err(|error| error.to_string())?;
         if onnx::metadata(&model, ARCHITECTURE_KEY) != Some(super::ARCHITECTURE) {
             return Err(format!(
                 "this ONNX file was not written by `ecosight-models import-yamnet` (no {})",
@@ -160,16 +167,12 @@ impl Backbone {
         let source_sha256 = onnx::metadata(&model, SOURCE_KEY).unwrap_or_default().to_owned();
         let names: Vec<&str> = wanted.iter().map(|exit| exit.output()).collect();
         onnx::prune(&mut model, &names).map_err(|error| error.to_string())?;
-        let prepare = |batch: usize| {
-            Plan::prepare(&model, &[batch, 1, PATCH_FRAMES, BANDS])
+        let prepare = |model, batch| {
+            Plan::prepare(model, &[batch, 1, PATCH_FRAMES, BANDS])
                 .map_err(|error| format!("tract refuses the network: {error}"))
         };
-        Ok(Self {
-            exits: wanted.to_vec(),
-            single: prepare(1)?,
-            batch: batching.then(|| prepare(BATCH)).transpose()?,
-            source_sha256,
-        })
+        let batch = batching.then(|| prepare(model.clone(), BATCH)).transpose()?;
+        Ok(Self { exits: wanted.to_vec(), single: prepare(model, 1)?, batch, source_sha256 })
     }
 
     /// What comes out of [`Self::run`], in that order.
@@ -235,16 +238,59 @@ impl Backbone {
     }
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, BackboneError> {
-    let wrap = |source| BackboneError::Read { path: path.to_owned(), source };
-    let file = std::fs::File::open(path).map_err(wrap)?;
-    let mut bytes = Vec::new();
-    file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes).map_err(wrap)?;
-    if bytes.len() as u64 > MAX_FILE_BYTES {
-        return Err(BackboneError::Unusable {
-            path: path.to_owned(),
-            what: format!("more than {MAX_FILE_BYTES} bytes"),
-        });
+/// The file in pieces.
+///
+/// One allocation of its whole size would teach the C library's allocator, once freed, to keep twice
+/// as much for later: 30 MB that a small station would never get back.
+#[derive(Default)]
+struct Pieces {
+    pieces: VecDeque<Vec<u8>>,
+    /// How much of the first piece is done with.
+    done: usize,
+    remaining: usize,
+}
+
+/// Length of a piece.
+const PIECE: usize = 256 << 10;
+
+impl Buf for Pieces {
+    fn remaining(&self) -> usize {
+        self.remaining
     }
-    Ok(bytes)
+
+    fn chunk(&self) -> &[u8] {
+        self.pieces.front().map_or(&[], |piece| &piece[self.done..])
+    }
+
+    fn advance(&mut self, count: usize) {
+        self.done += count;
+        self.remaining -= count;
+        while let Some(piece) = self.pieces.front()
+            && self.done >= piece.len()
+        {
+            self.done -= piece.len();
+            self.pieces.pop_front();
+        }
+    }
+}
+
+fn read(path: &Path) -> Result<Pieces, BackboneError> {
+    let wrap = |source| BackboneError::Read { path: path.to_owned(), source };
+    let mut file = std::fs::File::open(path).map_err(wrap)?;
+    let mut content = Pieces::default();
+    loop {
+        let mut piece = Vec::with_capacity(PIECE);
+        (&mut file).take(PIECE as u64).read_to_end(&mut piece).map_err(wrap)?;
+        if piece.is_empty() {
+            return Ok(content);
+        }
+        content.remaining += piece.len();
+        content.pieces.push_back(piece);
+        if content.remaining > MAX_FILE_BYTES {
+            return Err(BackboneError::Unusable {
+                path: path.to_owned(),
+                what: format!("more than {MAX_FILE_BYTES} bytes"),
+            });
+        }
+    }
 }

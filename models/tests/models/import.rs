@@ -219,6 +219,40 @@ fn another_network_of_the_same_shape_is_refused() {
     assert!(!dir.path().join(".local").exists(), "something was written");
 }
 
+/// Between the same and another: it is imported, and the difference is said.
+#[test]
+fn a_network_that_hears_a_little_otherwise_is_imported_with_a_warning() {
+    let Some((_, network)) = yamnet() else { return };
+    let noise = stranger();
+    let perturbed = |strength: f32| {
+        let mut other = network.clone();
+        for (conv, noise) in other.convs.iter_mut().zip(&noise.convs) {
+            for (weight, noise) in conv.weight.iter_mut().zip(&noise.weight) {
+                *weight *= 1.0 + strength * noise;
+            }
+        }
+        other
+    };
+    let (network, lowest) = [0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.2, 1.6]
+        .into_iter()
+        .map(perturbed)
+        .map(|other| {
+            let lowest = Likeness::measure(&to_onnx(&other, "test")).unwrap().lowest();
+            (other, lowest)
+        })
+        .find(|(_, lowest)| *lowest < 0.988)
+        .unwrap();
+    assert!(lowest > 0.952, "no strength gave a cosine in between: {lowest}");
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("like.tflite");
+    let bytes = tflite_writer::write(&network, Storage::F32);
+    ecosight_models::durable::write_file(&file, &bytes).unwrap();
+    let output = ecosight_models(dir.path(), &["import-yamnet", file.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert!(stderr(&output).contains("hears a little unlike YAMNet v1"), "{}", stderr(&output));
+    assert!(dir.path().join(".local/share/ecosight/yamnet.onnx").exists());
+}
+
 #[test]
 fn the_relu6_file_is_refused_by_name() {
     let Some(path) = shared("yamnet/other/yamnet_relu6_classifier.tflite") else { return };

@@ -23,7 +23,9 @@ impl Noise {
 /// Three seconds of hiss, and in it a thud that decays over `decay_s`, or none.
 fn sound(seed: u64, thud: Option<f32>) -> Vec<f32> {
     let mut noise = Noise(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
-    (0..9).for_each(|_| drop(noise.next()));
+    for _ in 0..9 {
+        noise.next();
+    }
     let level = 0.002 + 0.01 * noise.next().abs();
     let mut samples: Vec<f32> = (0..3 * RATE).map(|_| level * noise.next()).collect();
     if let Some(decay_s) = thud {

@@ -9,7 +9,7 @@ use uuid::Uuid;
 pub(crate) fn header() -> Header {
     Header {
         record: RecordId {
-            device: DeviceId(Uuid::from_u128(0x018f_4d7e_1122_7344_8566_778899aabbcc)),
+            device: DeviceId(Uuid::from_u128(0x018f_4d7e_1122_7344_8566_7788_99aa_bbcc)),
             boot: 7,
             seq: 1_000_000,
         },

@@ -4,7 +4,7 @@ use ecosight_shared::{DeviceId, Slug, Topic};
 use proptest::prelude::*;
 use uuid::Uuid;
 
-const DEVICE: DeviceId = DeviceId(Uuid::from_u128(0x018f_4d7e_1122_7344_8566_778899aabbcc));
+const DEVICE: DeviceId = DeviceId(Uuid::from_u128(0x018f_4d7e_1122_7344_8566_7788_99aa_bbcc));
 
 fn all() -> [Topic<'static>; 8] {
     [
