@@ -121,6 +121,8 @@ scenario('space plays the clip, and the spectrogram shows the shot', {}, async (
   await page.locator('a[data-event]:has(.clip.ready)').first().click();
   await page.locator('canvas[data-onset]').waitFor();
   await page.waitForTimeout(200);
+  // The picture may be drawn anew when the recording has come whole.
+  await page.locator('canvas[data-onset]').waitFor();
   const picture = await brightness(page, ONSET_S + 0.01);
   assert.ok(picture.whole.spread > 15, `a picture, not a plane: spread ${picture.whole.spread}`);
   assert.ok(picture.at > picture.whole.mean + 40, `onset ${picture.at} over ${picture.whole.mean}`);

@@ -139,7 +139,6 @@ impl Uplink {
         }
     }
 
-    #[allow(clippy::type_complexity, reason = "one boxed future, named where it is made")]
     fn status(&self, state: ConnectionState) -> Result<Vec<u8>, UplinkError> {
         let identity = &self.identity;
         let document = StatusDocument {
@@ -446,10 +445,13 @@ impl Sender {
     }
 }
 
+/// What became of a publication.
+type Settled = (Published, Result<(), String>);
+
 fn watch(
     what: Published,
     notice: rumqttc::PublishNotice,
-) -> std::pin::Pin<Box<dyn Future<Output = (Published, Result<(), String>)> + Send>> {
+) -> std::pin::Pin<Box<dyn Future<Output = Settled> + Send>> {
     Box::pin(async move {
         let outcome = notice.wait_completion_async().await.map_err(|error| error.to_string());
         (what, outcome)
