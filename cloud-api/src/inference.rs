@@ -91,15 +91,20 @@ impl Inference {
         }
     }
 
+    /// The model.
+    ///
+    /// # Errors
+    /// [`PredictError::NoModel`] says what to do.
+    pub fn classifier(&self) -> Result<&Classifier, PredictError> {
+        self.model.as_ref().map_err(|reason| PredictError::NoModel(reason.clone()))
+    }
+
     /// The model's bundle.
     ///
     /// # Errors
     /// [`PredictError::NoModel`] says what to do.
     pub fn bundle(&self) -> Result<&Bundle, PredictError> {
-        match &self.model {
-            Ok(classifier) => Ok(classifier.bundle()),
-            Err(reason) => Err(PredictError::NoModel(reason.clone())),
-        }
+        self.classifier().map(Classifier::bundle)
     }
 
     /// Takes room for `bytes` more bytes of an upload.

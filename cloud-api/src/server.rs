@@ -266,7 +266,15 @@ async fn load_model(config: &Config, store: &Store) -> Result<Inference> {
     match &loaded {
         Ok(classifier) => {
             let bundle = classifier.bundle();
-            info!(name = bundle.name, version = bundle.version, tag = %bundle.tag, "model loaded");
+            let choice = classifier.choice();
+            info!(
+                name = bundle.name,
+                version = bundle.version,
+                tag = %bundle.tag,
+                choice = choice.name(),
+                why = %choice,
+                "model loaded"
+            );
             let (tag, classes) = (bundle.tag.to_string(), &bundle.classes);
             store.remember_model(&tag, &bundle.name, &bundle.version, classes).await?;
         }
