@@ -1,9 +1,12 @@
 //! What is done around every request.
 
 use std::any::Any;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
+use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::{Request, State};
 use axum::http::header::{
     CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
@@ -11,6 +14,9 @@ use axum::http::header::{
 use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use futures_util::StreamExt;
+use hyper::body::{Frame, SizeHint};
+use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
 use tracing::{debug, error};
 
@@ -20,6 +26,10 @@ use super::Problem;
 const POLICY: &str = "default-src 'self'; img-src 'self' blob: data:; media-src 'self' blob:; \
      worker-src 'self' blob:; object-src 'none'; base-uri 'none'; form-action 'self'; \
      frame-ancestors 'none'";
+
+/// Most that is read on of a body whose request is answered already.
+const MAX_DRAINED_BYTES: usize = 64 * 1024 * 1024;
+const DRAIN_LIMIT: Duration = Duration::from_secs(10);
 
 static REQUESTS: AtomicU64 = AtomicU64::new(0);
 
@@ -76,6 +86,75 @@ fn with_headers(mut response: Response, number: u64) -> Response {
     headers.insert(X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
     headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
     response
+}
+
+/// Reads on what a handler left of the body, for a while: a client that is still sending would
+/// otherwise find its connection closed and never see the answer.
+pub(super) async fn drained(request: Request, next: Next) -> Response {
+    if request.body().is_end_stream() {
+        return next.run(request).await;
+    }
+    let (give_back, left) = oneshot::channel();
+    let request =
+        request.map(|body| Body::new(Lent { body: Some(body), give_back: Some(give_back) }));
+    let response = next.run(request).await;
+    tokio::spawn(async move {
+        if let Ok(body) = left.await {
+            let _ = timeout(DRAIN_LIMIT, drain(body)).await;
+        }
+    });
+    response
+}
+
+async fn drain(body: Body) {
+    let mut stream = body.into_data_stream();
+    let mut left = MAX_DRAINED_BYTES;
+    while let Some(Ok(chunk)) = stream.next().await {
+        left = left.saturating_sub(chunk.len());
+        if left == 0 {
+            break;
+        }
+    }
+}
+
+/// A body that goes back where it came from when its reader has had enough.
+struct Lent {
+    body: Option<Body>,
+    give_back: Option<oneshot::Sender<Body>>,
+}
+
+impl HttpBody for Lent {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        match &mut self.body {
+            Some(body) => Pin::new(body).poll_frame(cx),
+            None => Poll::Ready(None),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.as_ref().is_none_or(HttpBody::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.as_ref().map(HttpBody::size_hint).unwrap_or_default()
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        if let (Some(body), Some(give_back)) = (self.body.take(), self.give_back.take())
+            && !body.is_end_stream()
+        {
+            // Nobody may be left to read on.
+            let _ = give_back.send(body);
+        }
+    }
 }
 
 /// Gives a request up that takes too long: a client that sends its body a byte at a time, most

@@ -98,6 +98,7 @@ pub fn router(api: Api, config: &HttpConfig) -> Router {
         .layer(CatchPanicLayer::custom(edge::panicked))
         .layer(CompressionLayer::new().compress_when(compressed))
         .layer(cors(&config.cors_origins))
+        .layer(from_fn(edge::drained))
         .layer(from_fn(edge::around))
         .with_state(Arc::new(api))
 }

@@ -163,5 +163,9 @@ async fn a_server_without_a_model_says_so_and_takes_in_records() {
     let detail = problem["detail"].as_str().unwrap();
     assert!(detail.contains("start the server again"), "{detail}");
     assert!(server.log().contains("NO MODEL"), "{}", server.log());
+    // The answer comes early; a client that is still sending must see it all the same.
+    for _ in 0..5 {
+        assert_eq!(predict(&server, "file", vec![0; 16 << 20]).await.0, 503);
+    }
     assert_eq!(server.json("/api/v1/alerts").await.0, 200);
 }
