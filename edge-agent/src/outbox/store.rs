@@ -411,9 +411,10 @@ fn move_aside(path: &Path, aside: &Path) -> Result<()> {
             PathBuf::from(name)
         };
         let from = with_suffix(path);
-        if from.exists() {
-            std::fs::rename(&from, with_suffix(aside))
-                .map_err(|source| OutboxError::Aside { path: from, source })?;
+        match std::fs::rename(&from, with_suffix(aside)) {
+            // SQLite removes its side files when the last connection is closed, at a time of its own.
+            Err(source) if source.kind() == std::io::ErrorKind::NotFound && !suffix.is_empty() => {}
+            result => result.map_err(|source| OutboxError::Aside { path: from, source })?,
         }
     }
     crate::durable::sync_directory_of(path)
