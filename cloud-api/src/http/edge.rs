@@ -2,12 +2,13 @@
 
 use std::any::Any;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::body::{Body, Bytes, HttpBody};
-use axum::extract::{Request, State};
+use axum::extract::{MatchedPath, Request, State};
 use axum::http::header::{
     CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
 };
@@ -21,6 +22,7 @@ use tokio::time::{Instant, timeout};
 use tracing::{debug, error};
 
 use super::Problem;
+use crate::metric;
 
 /// Nothing from elsewhere, nothing inline; the player makes its sound and pictures itself.
 const POLICY: &str = "default-src 'self'; img-src 'self' blob: data:; media-src 'self' blob:; \
@@ -30,22 +32,43 @@ const POLICY: &str = "default-src 'self'; img-src 'self' blob: data:; media-src 
 /// Most that is read on of a body whose request is answered already.
 const MAX_DRAINED_BYTES: usize = 64 * 1024 * 1024;
 const DRAIN_LIMIT: Duration = Duration::from_secs(10);
+/// A client that sends less than this is not worth the wait, bytes a second after the first.
+const MIN_DRAIN_RATE: usize = 16 * 1024;
 
 static REQUESTS: AtomicU64 = AtomicU64::new(0);
 
-/// Numbers the request, finishes problem documents, sets the headers that every answer has.
-pub(super) async fn around(request: Request, next: Next) -> Response {
+/// Tells this request from all others of this server: in the header `X-Request-Id` of the answer, and
+/// in the log.
+#[derive(Clone, Debug)]
+pub(super) struct RequestId(pub(super) Arc<str>);
+
+/// What no route matches.
+const NO_ROUTE: &str = "none";
+
+/// Names and counts the request, finishes problem documents, sets the headers that every answer has.
+/// `run` is the name of this run of the server.
+pub(super) async fn around(
+    State(run): State<Arc<str>>,
+    mut request: Request,
+    next: Next,
+) -> Response {
     let number = REQUESTS.fetch_add(1, Ordering::Relaxed) + 1;
+    let id = RequestId(format!("{run}-{number}").into());
+    request.extensions_mut().insert(id.clone());
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let route = request.extensions().get::<MatchedPath>();
+    let route = route.map_or(NO_ROUTE, MatchedPath::as_str).to_owned();
     let started = Instant::now();
     let response = finished(next.run(request).await, &path);
-    let (status, ms) = (response.status().as_u16(), started.elapsed().as_millis() as u64);
+    let (status, elapsed) = (response.status().as_u16(), started.elapsed());
+    metric::request(method.as_str(), &route, status, elapsed.as_secs_f64());
+    let (id, ms) = (id.0, elapsed.as_millis() as u64);
     if response.status().is_server_error() && response.status() != StatusCode::SERVICE_UNAVAILABLE {
-        error!(request = number, %method, path, status, ms, "answered");
+        error!(request = &*id, %method, path, status, ms, "answered");
     } else {
-        debug!(request = number, %method, path, status, ms, "answered");
+        debug!(request = &*id, %method, path, status, ms, "answered");
     }
-    with_headers(response, number)
+    with_headers(response, &id)
 }
 
 /// Every error is a problem document, also those of the framework.
@@ -78,9 +101,11 @@ fn reason(status: StatusCode) -> &'static str {
     }
 }
 
-fn with_headers(mut response: Response, number: u64) -> Response {
+fn with_headers(mut response: Response, id: &str) -> Response {
     let headers = response.headers_mut();
-    headers.insert(HeaderName::from_static("x-request-id"), number.into());
+    if let Ok(id) = HeaderValue::try_from(id) {
+        headers.insert(HeaderName::from_static("x-request-id"), id);
+    }
     headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
@@ -108,10 +133,11 @@ pub(super) async fn drained(request: Request, next: Next) -> Response {
 
 async fn drain(body: Body) {
     let mut stream = body.into_data_stream();
-    let mut left = MAX_DRAINED_BYTES;
-    while let Some(Ok(chunk)) = stream.next().await {
-        left = left.saturating_sub(chunk.len());
-        if left == 0 {
+    let (started, mut taken) = (Instant::now(), 0);
+    while let Ok(Some(Ok(chunk))) = timeout(Duration::from_secs(1), stream.next()).await {
+        taken += chunk.len();
+        let least = started.elapsed().as_secs() as usize * MIN_DRAIN_RATE;
+        if taken < least || taken > MAX_DRAINED_BYTES {
             break;
         }
     }
