@@ -55,7 +55,7 @@ def arguments():
     parser.add_argument("--material", required=True)
     parser.add_argument("--work", required=True, type=Path)
     parser.add_argument(
-        "--networks", type=plans, default=plans("80000:20:0,40000:0:0"),
+        "--networks", type=plans, default=plans("80000:20:0"),
         help="networks whose mean is used: patches that it sees : how much more often it sees "
         "background that scores as an alert : seed, …",
     )
