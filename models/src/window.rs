@@ -71,7 +71,6 @@ impl Window {
             log_mel,
             transient,
             speech: None,
-            speech,
             ahead: None,
         }
     }
@@ -302,6 +301,7 @@ impl Windower {
             end_sample: self.origin + end,
             log_mel,
             transient: measure.numbers,
+            speech,
             ahead: None,
         }
     }
