@@ -56,7 +56,7 @@ page-tests: ## The page in Chromium
 demo-test: ## The demo as a user runs it, checked in Chromium, then stopped
 	@exec deploy/demo/test
 
-train-compact: ## Train the compact network (DATA=manifest.csv, SEEDS, EXAMPLES) and make its bundle (OUT=dir)
+train-compact: ## Train the compact network (DATA=manifest.csv) and make its bundle (OUT=dir)
 	@exec models/train-compact/run
 
 bench: ## Measure; prints the tables of docs/benchmarks.md
