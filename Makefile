@@ -1,7 +1,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
-.PHONY: help demo test lint deps-check rust-tests page page-tests demo-test bench bench-api load openapi fmt clean
+.PHONY: help demo test lint deps-check rust-tests page page-tests demo-test train-compact bench bench-api load openapi fmt clean
 
 CARGO_TARGET_DIR ?= $(CURDIR)/target
 export CARGO_TARGET_DIR
@@ -55,6 +55,9 @@ page-tests: ## The page in Chromium
 
 demo-test: ## The demo as a user runs it, checked in Chromium, then stopped
 	@exec deploy/demo/test
+
+train-compact: ## Train the compact network (DATA=manifest.csv, SEEDS, EXAMPLES) and make its bundle (OUT=dir)
+	@exec models/train-compact/run
 
 bench: ## Measure; prints the tables of docs/benchmarks.md
 	@exec models/reference/bench

@@ -129,7 +129,12 @@ struct Model {
     name: String,
     version: String,
     tag: String,
+    /// The network below the head.
     backbone: &'static str,
+    /// `named`, `full` or `compact`.
+    choice: &'static str,
+    /// Why that one.
+    why: String,
 }
 
 /// What the server is made of
@@ -140,11 +145,16 @@ struct Model {
     responses((status = 200, body = System))
 )]
 pub(super) async fn system(State(api): State<Arc<Api>>) -> Json<System> {
-    let model = api.inference.bundle().ok().map(|bundle| Model {
-        name: bundle.name.clone(),
-        version: bundle.version.clone(),
-        tag: bundle.tag.to_string(),
-        backbone: "yamnet",
+    let model = api.inference.classifier().ok().map(|classifier| {
+        let bundle = classifier.bundle();
+        Model {
+            name: bundle.name.clone(),
+            version: bundle.version.clone(),
+            tag: bundle.tag.to_string(),
+            backbone: if classifier.backbone_sha256().is_some() { "yamnet" } else { "compact" },
+            choice: classifier.choice().name(),
+            why: classifier.choice().to_string(),
+        }
     });
     Json(System {
         version: env!("CARGO_PKG_VERSION"),

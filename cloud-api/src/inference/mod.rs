@@ -124,12 +124,20 @@ impl Inference {
         Self { model: model.map_err(Into::into), memory: Arc::new(Semaphore::new(MAX_HELD_BYTES)) }
     }
 
+    /// The model.
+    ///
+    /// # Errors
+    /// [`PredictError::NoModel`] says what to do.
+    pub fn classifier(&self) -> Result<&Classifier, PredictError> {
+        self.model().map(|model| &model.classifier)
+    }
+
     /// The model's bundle.
     ///
     /// # Errors
     /// [`PredictError::NoModel`] says what to do.
     pub fn bundle(&self) -> Result<&Bundle, PredictError> {
-        self.model().map(|model| model.classifier.bundle())
+        self.classifier().map(Classifier::bundle)
     }
 
     /// What was measured of the model where it was made: `evaluation.json` of its bundle.
@@ -170,7 +178,7 @@ impl Inference {
     ) -> Result<Heard, PredictError> {
         let model = self.model()?;
         let (answer, heard) = oneshot::channel();
-        model.queue.push(File::new(file, held, wanted, answer))?;
+        model.queue.push(File::new(file, held, wanted, model.classifier.windower(), answer))?;
         // A thread that panics drops the files it holds.
         heard.await.unwrap_or_else(|_| Err(PredictError::Failed("a thread panicked".into())))
     }

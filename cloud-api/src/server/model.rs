@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result};
 use ecosight_models::bundle::EVALUATION_FILE;
-use ecosight_models::{BundleFiles, Classifier, ClassifierOptions, LoadError};
+use ecosight_models::{BundleFiles, Choice, Classifier, ClassifierOptions, LoadError};
 use serde_json::Value;
 use tracing::{error, info, warn};
 
@@ -23,7 +23,15 @@ pub(super) async fn load_model(config: &Config, store: &Store) -> Result<Inferen
     let (loaded, evaluation) = match loaded {
         Ok((classifier, evaluation)) => {
             let bundle = classifier.bundle();
-            info!(name = bundle.name, version = bundle.version, tag = %bundle.tag, "model loaded");
+            let choice = classifier.choice();
+            info!(
+                name = bundle.name,
+                version = bundle.version,
+                tag = %bundle.tag,
+                choice = choice.name(),
+                why = %choice,
+                "model loaded"
+            );
             let (tag, classes) = (bundle.tag.to_string(), &bundle.classes);
             store.remember_model(&tag, &bundle.name, &bundle.version, classes).await?;
             (Ok(classifier), evaluation)
@@ -68,9 +76,12 @@ fn load(
     config: &ModelConfig,
     options: ClassifierOptions,
 ) -> Result<(Classifier, Option<Value>), String> {
-    let files = match &config.bundle {
-        Some(dir) => BundleFiles::open(dir),
-        None => BundleFiles::builtin(),
+    let backbone = config.yamnet.as_deref();
+    let chosen = match &config.bundle {
+        Some(dir) => {
+            BundleFiles::open(dir).map(|files| (Choice::Named, files)).map_err(LoadError::from)
+        }
+        None => Choice::builtin(backbone),
     };
     let again = |error: LoadError| {
         let import = match &error {
@@ -79,9 +90,9 @@ fn load(
         };
         format!("{error}{import}. Then start the server again.")
     };
-    let files = files.map_err(|error| again(error.into()))?;
+    let (choice, files) = chosen.map_err(again)?;
     let evaluation =
         files.file(EVALUATION_FILE).and_then(|bytes| serde_json::from_slice(bytes).ok());
-    let classifier = Classifier::from_files(files, config.yamnet.as_deref(), options);
+    let classifier = Classifier::chosen(choice, files, backbone, options);
     Ok((classifier.map_err(again)?, evaluation))
 }
