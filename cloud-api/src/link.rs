@@ -15,8 +15,8 @@ use ecosight_shared::Topic;
 use rumqttc::mqttbytes::QoS;
 use rumqttc::mqttbytes::v5::{Packet, Publish, SubAck, SubscribeReasonCode};
 use rumqttc::{
-    AckMode, AsyncClient, BrokerSessionResumePolicy, ClientError, ConnectionError, Event, EventLoop,
-    MqttOptions, PublishNotice, PublishOptions, SessionMode, SubscribeFilterInput,
+    AckMode, AsyncClient, BrokerSessionResumePolicy, ClientError, ConnectionError, Event,
+    EventLoop, MqttOptions, PublishNotice, PublishOptions, SessionMode, SubscribeFilterInput,
 };
 use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
