@@ -1,7 +1,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
-.PHONY: help demo test lint deps-check rust-tests page page-tests demo-test train-compact bench bench-api load openapi fmt clean
+.PHONY: help demo test lint deps-check rust-tests page page-tests demo-test train-compact bench bench-api load contract openapi fmt clean
 
 CARGO_TARGET_DIR ?= $(CURDIR)/target
 export CARGO_TARGET_DIR
@@ -64,6 +64,9 @@ bench: ## Measure; prints the tables of docs/benchmarks.md
 
 bench-api: ## Measure the server: /predict, overload, ingest
 	@exec loadtest/bench-api $(SECONDS_EACH)
+
+contract: ## Made-up requests against the API's own description (Schemathesis)
+	@exec loadtest/contract
 
 USERS ?= 100
 SECONDS ?= 300

@@ -12,13 +12,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use ecosight_shared::Topic;
-use futures_util::future::BoxFuture;
 use rumqttc::mqttbytes::QoS;
 use rumqttc::mqttbytes::v5::{Packet, Publish, SubAck, SubscribeReasonCode};
 use rumqttc::{
-    AckMode, AsyncClient, ClientError, ConnectionError, Event, EventLoop, MqttOptions,
-    PersistedAckMode, PersistedSession, PublishNotice, PublishOptions, SessionMode, SessionStore,
-    SessionStoreError, SessionStoreKey, SubscribeFilterInput,
+    AckMode, AsyncClient, BrokerSessionResumePolicy, ClientError, ConnectionError, Event,
+    EventLoop, MqttOptions, PublishNotice, PublishOptions, SessionMode, SubscribeFilterInput,
 };
 use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
@@ -32,7 +30,11 @@ const RECEIVE_MAXIMUM: u16 = 1_024;
 /// Messages between the link and ingest. More than the broker may have outstanding, so that the
 /// polling task never waits for the database.
 const DELIVERIES: usize = 2_048;
-const REQUESTS: usize = 1_024;
+/// Acknowledgements, receipts and alerts that wait for the polling task: those of several batches.
+const REQUESTS: usize = 8_192;
+/// Messages of ours that the broker may have before it acknowledges one. The client goes through this
+/// many places at every flush.
+const SEND_MAXIMUM: u16 = 512;
 /// Larger payloads never reach the server; a broker may drop them by this limit.
 const MAX_PACKET_BYTES: u32 = 1024 * 1024;
 const KEEP_ALIVE_S: u16 = 20;
@@ -114,7 +116,11 @@ fn mqtt_options(link: &LinkOptions) -> MqttOptions {
     options
         .set_keep_alive(KEEP_ALIVE_S)
         .set_session_mode(SessionMode::Persistent)
-        .set_session_store(NothingPending)
+        // The broker's session goes on where this process has none: nothing of its own is pending
+        // after a restart. Alerts come again from the database, receipts are given again when a
+        // record is repeated, and subscriptions are made on every connection.
+        .set_broker_session_resume_policy(BrokerSessionResumePolicy::AllowBrokerOnly)
+        .set_outgoing_inflight_upper_limit(SEND_MAXIMUM)
         .set_ack_mode(AckMode::Manual)
         .set_receive_maximum(Some(RECEIVE_MAXIMUM))
         .set_max_packet_size(Some(MAX_PACKET_BYTES));
@@ -122,46 +128,6 @@ fn mqtt_options(link: &LinkOptions) -> MqttOptions {
         options.set_credentials(name.clone(), password.clone());
     }
     options
-}
-
-/// The state of a session that has nothing of its own pending. After a restart that is the truth:
-/// alerts come again from the database, receipts are given again when a record is repeated, and
-/// subscriptions are made on every connection. Without a state the client would refuse to resume.
-#[derive(Debug)]
-struct NothingPending;
-
-impl SessionStore for NothingPending {
-    fn load<'a>(
-        &'a self,
-        key: &'a SessionStoreKey,
-    ) -> BoxFuture<'a, Result<Option<PersistedSession>, SessionStoreError>> {
-        Box::pin(async {
-            Ok(Some(PersistedSession {
-                format_version: 1,
-                client_id: key.client_id().to_owned(),
-                clean_start: false,
-                session_expiry_interval: Some(u32::MAX),
-                outgoing_inflight_upper_limit: None,
-                ack_mode: PersistedAckMode::Manual,
-                last_pkid: 0,
-                last_puback: 0,
-                replay: Vec::new(),
-                incoming_qos2: Vec::new(),
-            }))
-        })
-    }
-
-    fn save<'a>(
-        &'a self,
-        _: &'a SessionStoreKey,
-        _: &'a PersistedSession,
-    ) -> BoxFuture<'a, Result<(), SessionStoreError>> {
-        Box::pin(async { Ok(()) })
-    }
-
-    fn clear<'a>(&'a self, _: &'a SessionStoreKey) -> BoxFuture<'a, Result<(), SessionStoreError>> {
-        Box::pin(async { Ok(()) })
-    }
 }
 
 /// The receiving side, to be run by [`poll`].
