@@ -51,7 +51,7 @@ pub struct ExportArguments {
     #[arg(long, default_value_t = 6)]
     folds: usize,
     /// Synthetic scenes with shots to add, a minute each.
-    #[arg(long, default_value_t = 48)]
+    #[arg(long, default_value_t = 24)]
     scenes: usize,
 }
 
