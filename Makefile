@@ -1,7 +1,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
-.PHONY: help demo test lint deps-check rust-tests page page-tests demo-test train-compact bench bench-api load contract openapi fmt clean
+.PHONY: help demo test lint deps-check rust-tests page page-tests demo-test train-compact bench bench-inference bench-api load contract openapi fmt clean
 
 CARGO_TARGET_DIR ?= $(CURDIR)/target
 export CARGO_TARGET_DIR
@@ -61,6 +61,9 @@ train-compact: ## Train the compact network (DATA=manifest.csv) and make its bun
 
 bench: ## Measure; prints the tables of docs/benchmarks.md
 	@exec models/reference/bench
+
+bench-inference: ## Measure inference beside XNNPACK and ONNX Runtime, layer by layer
+	@exec models/reference/bench --inference
 
 bench-api: ## Measure the server: /predict, overload, ingest
 	@exec loadtest/bench-api $(SECONDS_EACH)

@@ -380,7 +380,7 @@ fn load_head(files: &BundleFiles) -> Result<Plan, String> {
         return Err(format!("has {} inputs and {} outputs, expected one of each", ends.0, ends.1));
     }
     let features: usize = manifest.streams.iter().map(|stream: &StreamSpec| stream.len).sum();
-    let plan = Plan::prepare(model, &[1, features])
+    let plan = Plan::prepare(model, &[features], 1, None)
         .map_err(|error| format!("tract refuses it for {features} features: {error}"))?;
     let trial = plan
         .run(&vec![0.0; features])

@@ -8,6 +8,7 @@ pub mod detector;
 pub mod durable;
 pub mod eval;
 pub mod features;
+mod fused;
 pub mod logmel;
 mod network_plan;
 pub mod onnx;
@@ -23,6 +24,7 @@ pub use bundle::{Builtin, Bundle, BundleError, BundleFiles};
 pub use classifier::{Choice, Classifier, ClassifierOptions, ClassifyError, LoadError, Scores};
 pub use detector::{Detector, DetectorOutput, Event};
 pub use features::{FeatureExtractor, Features};
+pub use fused::{KERNELS_ENV, KernelChoice, LayerTime, Machine, UnknownKernels};
 pub use window::{Extras, Window, Windower};
 
 /// Rate of all sound inside EcoSight, samples per second, mono.
