@@ -18,6 +18,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::outbox::{Opened, Outbox, OutboxError, Quota};
 use crate::recorder::Storage;
+use crate::reel::{self, Reel};
 use ecosight_models::durable;
 
 /// The station as it runs now. Holds the lock on the data directory.
@@ -143,10 +144,15 @@ pub async fn start(config: &Config, clock: &Clock) -> anyhow::Result<Started> {
     let quota = Quota { records: config.storage.max_records, telemetry: TELEMETRY_MAX };
     let (outbox, task) = opened.start(station.id, station.boot, quota);
     let outbox_task = tokio::spawn(task);
+    let reel = Reel::open(&config.ring, &config.storage).map_err(|source| {
+        let path = config.ring.dir.clone().unwrap_or_else(|| data_dir.join(reel::DIRECTORY));
+        StationError::Unwritable { path, source }
+    })?;
     let storage = Storage {
         clips: data_dir.join(clip::DIRECTORY),
         reserve: config.storage.reserve.0,
         max_clips: config.storage.max_clips.0,
+        reel,
     };
     fs::create_dir_all(&storage.clips)
         .map_err(|source| StationError::Unwritable { path: storage.clips.clone(), source })?;
@@ -172,6 +178,14 @@ fn lock(data_dir: &Path) -> Result<File, StationError> {
         Err(fs::TryLockError::WouldBlock) => Err(StationError::Locked { path: data_dir.into() }),
         Err(fs::TryLockError::Error(error)) => Err(unwritable(error)),
     }
+}
+
+/// The id that the station in `data_dir` has, if it ever ran.
+///
+/// # Errors
+/// The identity file is damaged.
+pub fn known(data_dir: &Path) -> Result<Option<DeviceId>, StationError> {
+    Ok(read(&data_dir.join(IDENTITY_FILE))?.map(|(id, _)| id))
 }
 
 fn read(path: &Path) -> Result<Option<(DeviceId, u32)>, StationError> {
