@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use ecosight_models::{LoadError, SAMPLE_RATE_HZ};
+use ecosight_models::SAMPLE_RATE_HZ;
 use serde::Serialize;
 
 use crate::budget::{self, Background, Budget, RecallCurve, log_odds};
@@ -45,7 +45,7 @@ pub struct ClassReport {
 /// There is no model, or the source is lost.
 pub fn calibrate(config: &Config, duration: Duration, clock: &Clock) -> Result<Vec<ClassReport>> {
     let classifier = ear::load(config)?;
-    let evaluation = budget::evaluation(config.model.bundle.as_deref()).map_err(LoadError::from)?;
+    let evaluation = budget::evaluation(&config.model)?;
     let bundle = classifier.bundle().clone();
     let rules = ear::rules(&config.model, &bundle)?;
     let health = Arc::new(Health::default());

@@ -147,12 +147,6 @@ pub struct EnrollArgs {
     /// The server [default: cloud.url].
     #[arg(long)]
     pub url: Option<String>,
-    /// Name of the station [default: station.name].
-    #[arg(long)]
-    pub name: Option<ecosight_shared::Slug>,
-    /// The site it belongs to [default: the server's choice].
-    #[arg(long)]
-    pub site: Option<ecosight_shared::Slug>,
 }
 
 /// What to replay.
@@ -276,7 +270,8 @@ impl CommandLine {
                 Ok(true)
             }
             Command::Enroll(args) => {
-                let enrolled = runtime()?.block_on(enroll::enroll(&config, &args))?;
+                let enrolled =
+                    runtime()?.block_on(enroll::enroll(&config, &args, &Clock::system()))?;
                 let site = enrolled.site.map_or_else(String::new, |site| format!(" at {site}"));
                 print(&format!(
                     "station {}{site}: settings in {}\n",

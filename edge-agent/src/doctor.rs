@@ -90,7 +90,8 @@ pub async fn examine(config: &Config) -> Vec<Check> {
     match ear::load(config) {
         Ok(classifier) => {
             let bundle = classifier.bundle();
-            let found = format!("{} {} ({})", bundle.name, bundle.version, bundle.tag);
+            let choice = classifier.choice();
+            let found = format!("{} {} ({}), {choice}", bundle.name, bundle.version, bundle.tag);
             checks.push(Check::pass("model", found));
             checks.push(inference(&classifier));
             checks.push(privacy(config, bundle));

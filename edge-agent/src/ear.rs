@@ -108,7 +108,16 @@ pub fn load(config: &Config) -> Result<Classifier, EarError> {
     let model = &config.model;
     let classifier =
         Classifier::load_with(model.bundle.as_deref(), model.yamnet.as_deref(), options)?;
-    rules(model, classifier.bundle())?;
+    let bundle = classifier.bundle();
+    rules(model, bundle)?;
+    tracing::info!(
+        name = bundle.name,
+        version = bundle.version,
+        tag = %bundle.tag,
+        choice = classifier.choice().name(),
+        why = %classifier.choice(),
+        "model loaded"
+    );
     Ok(classifier)
 }
 
@@ -157,10 +166,7 @@ impl Ear {
         let rules = rules(&config.model, bundle)?;
         let per_week = config.detector.budget_per_week;
         let evaluation = match per_week {
-            Some(_) => {
-                let read = budget::evaluation(config.model.bundle.as_deref());
-                read.map_err(LoadError::from)?
-            }
+            Some(_) => budget::evaluation(&config.model)?,
             None => serde_json::Value::Null,
         };
         let tracks: Vec<Track> = rules

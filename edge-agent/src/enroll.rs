@@ -13,6 +13,7 @@ use ecosight_models::durable;
 use ecosight_shared::{DeviceId, Slug};
 use serde::{Deserialize, Serialize};
 
+use crate::clock::Clock;
 use crate::command::EnrollArgs;
 use crate::config::{Config, ENROLMENT_FILE};
 use crate::{station, upload};
@@ -27,36 +28,24 @@ const CODE_MAX: u64 = 1_024;
 #[derive(Serialize)]
 struct Request<'a> {
     code: &'a str,
-    name: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    site_id: Option<&'a str>,
-    /// So that a station that enrols again stays the same one.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    device_id: Option<String>,
+    /// The station's own: one that enrols again stays the same one.
+    device_id: String,
 }
 
 /// What a server may answer; it need not have an opinion on all of it.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct Answer {
-    #[serde(alias = "id")]
     device_id: Option<String>,
-    name: Option<String>,
-    #[serde(alias = "site")]
+    device_name: Option<String>,
     site_id: Option<String>,
-    #[serde(alias = "api_key", alias = "key", alias = "credential", alias = "secret")]
-    token: Option<String>,
-    mqtt: Option<Mqtt>,
-    #[serde(alias = "mqtt_url")]
-    broker_url: Option<String>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Mqtt {
-    url: Option<String>,
+    /// For the broker, and with HTTP Basic for the server.
     username: Option<String>,
     password: Option<String>,
+    /// A token for the server instead.
+    token: Option<String>,
+    /// The broker's address.
+    mqtt_url: Option<String>,
 }
 
 /// What was written.
@@ -74,7 +63,7 @@ pub struct Enrolled {
 ///
 /// # Errors
 /// The server refuses or cannot be reached, with its reason; nothing is written then.
-pub async fn enroll(config: &Config, args: &EnrollArgs) -> Result<Enrolled> {
+pub async fn enroll(config: &Config, args: &EnrollArgs, clock: &Clock) -> Result<Enrolled> {
     let code = match &args.code {
         Some(code) => code.clone(),
         None => {
@@ -89,19 +78,20 @@ pub async fn enroll(config: &Config, args: &EnrollArgs) -> Result<Enrolled> {
     }
     let url = args.url.clone().or_else(|| config.cloud.url.clone());
     let url = url.context("no server: give --url, or set cloud.url")?;
-    let cloud =
-        crate::config::Cloud { url: Some(url.clone()), token_file: None, ..config.cloud.clone() };
-    let data_dir = &config.storage.data_dir;
-    let known = config.station.id.or(station::known(data_dir)?);
-    let name = args.name.as_ref().unwrap_or(&config.station.name);
-    let site = args.site.as_ref();
-    let request = Request {
-        code,
-        name: name.as_str(),
-        site_id: site.map(Slug::as_str),
-        device_id: known.map(|id| id.to_string()),
+    let cloud = crate::config::Cloud {
+        url: Some(url.clone()),
+        token_file: None,
+        username: None,
+        password_file: None,
+        ..config.cloud.clone()
     };
-    let address = format!("{}/api/v1/devices/enrol", url.trim_end_matches('/'));
+    let data_dir = &config.storage.data_dir;
+    let device = match config.station.id.or(station::known(data_dir)?) {
+        Some(device) => device,
+        None => station::fresh(clock.unix_us())?,
+    };
+    let request = Request { code, device_id: device.to_string() };
+    let address = format!("{}/api/v1/enrol", url.trim_end_matches('/'));
     let answer = upload::client(&cloud)?
         .post(&address)
         .timeout(PATIENCE)
@@ -119,33 +109,22 @@ pub async fn enroll(config: &Config, args: &EnrollArgs) -> Result<Enrolled> {
     }
     let answer: Answer = serde_json::from_slice(&body)
         .with_context(|| format!("{address} answers with something else than an enrolment"))?;
-    keep(answer, known, name, site, &url, data_dir)
+    keep(answer, device, &url, data_dir)
 }
 
-fn keep(
-    answer: Answer,
-    known: Option<DeviceId>,
-    name: &Slug,
-    site: Option<&Slug>,
-    url: &str,
-    data_dir: &Path,
-) -> Result<Enrolled> {
-    let device = match (&answer.device_id, known) {
-        (Some(id), _) => id
+fn keep(answer: Answer, device: DeviceId, url: &str, data_dir: &Path) -> Result<Enrolled> {
+    let device = match &answer.device_id {
+        Some(id) => id
             .parse::<DeviceId>()
             .map_err(|error| anyhow::anyhow!("the server gives the id \"{id}\": {error}"))?,
-        (None, Some(id)) => id,
-        (None, None) => {
-            bail!("the server gives no id, and the station has none yet: run it once first")
-        }
+        None => device,
     };
     let slug = |text: &str| {
         text.parse::<Slug>()
             .map_err(|error| anyhow::anyhow!("the server gives \"{text}\": {error}"))
     };
-    let name = answer.name.as_deref().map(slug).transpose()?.unwrap_or_else(|| name.clone());
-    let site = answer.site_id.as_deref().map(slug).transpose()?.or_else(|| site.cloned());
-    let mqtt = answer.mqtt.unwrap_or_default();
+    let name = answer.device_name.as_deref().map(slug).transpose()?;
+    let site = answer.site_id.as_deref().map(slug).transpose()?;
     let mut table = toml::Table::new();
     let mut set = |section: &str, key: &str, value: String| {
         let entry = table.entry(section).or_insert_with(|| toml::Table::new().into());
@@ -154,12 +133,14 @@ fn keep(
         }
     };
     set("station", "id", device.to_string());
-    set("station", "name", name.to_string());
+    if let Some(name) = &name {
+        set("station", "name", name.to_string());
+    }
     if let Some(site) = &site {
         set("station", "site", site.to_string());
     }
     set("cloud", "url", url.to_owned());
-    if let Some(broker) = mqtt.url.or(answer.broker_url) {
+    if let Some(broker) = answer.mqtt_url {
         set("mqtt", "url", broker);
     }
     let secret = |file: &str, content: &str| -> Result<String> {
@@ -172,9 +153,12 @@ fn keep(
     if let Some(token) = &answer.token {
         set("cloud", "token_file", secret("cloud-token", token)?);
     }
-    if let (Some(username), Some(password)) = (mqtt.username, &mqtt.password) {
-        set("mqtt", "username", username);
-        set("mqtt", "password_file", secret("mqtt-password", password)?);
+    if let (Some(username), Some(password)) = (answer.username, &answer.password) {
+        let file = secret("password", password)?;
+        for section in ["mqtt", "cloud"] {
+            set(section, "username", username.clone());
+            set(section, "password_file", file.clone());
+        }
     }
     let settings = data_dir.join(ENROLMENT_FILE);
     let text = format!("# Written by `ecosight-agent enroll`; agent.toml counts more.\n{table}");

@@ -97,10 +97,10 @@ impl Speech {
     }
 
     /// How far behind the end of the stream a recording must end for everything around it to have
-    /// been judged: a window and the margin.
+    /// been judged: the margin, and the longest that a window waits (1.455 s) with a hop's share.
     #[must_use]
     pub fn delay(&self) -> u64 {
-        self.margin + u64::from(ecosight_models::SAMPLE_RATE_HZ)
+        self.margin + 2 * u64::from(ecosight_models::SAMPLE_RATE_HZ)
     }
 
     /// Silences `samples`, which begin at the stream position `from`, where there is speech; gives

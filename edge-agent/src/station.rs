@@ -127,14 +127,8 @@ pub async fn start(config: &Config, clock: &Clock) -> anyhow::Result<Started> {
     let now_us = clock.unix_us();
     let lock = lock(data_dir)?;
     let opened = Opened::open(data_dir, now_us).await?;
-    let fresh = || {
-        let millis = u64::try_from(now_us / 1_000).unwrap_or(0);
-        let mut random = [0; 10];
-        rand::rngs::SysRng.try_fill_bytes(&mut random).map(|()| {
-            DeviceId(uuid::Builder::from_unix_timestamp_millis(millis, &random).into_uuid())
-        })
-    };
-    let station = Station::claim(data_dir, lock, config.station.id, fresh, opened.found.last_boot)?;
+    let (known, last_boot) = (config.station.id, opened.found.last_boot);
+    let station = Station::claim(data_dir, lock, known, || fresh(now_us), last_boot)?;
     if let Some((aside, taken_over)) = &opened.found.damaged {
         tracing::error!(
             kept = %aside.display(), taken_over,
@@ -178,6 +172,17 @@ fn lock(data_dir: &Path) -> Result<File, StationError> {
         Err(fs::TryLockError::WouldBlock) => Err(StationError::Locked { path: data_dir.into() }),
         Err(fs::TryLockError::Error(error)) => Err(unwritable(error)),
     }
+}
+
+/// A new id, for a station that has none.
+///
+/// # Errors
+/// The system gives no random numbers.
+pub fn fresh(now_us: i64) -> io::Result<DeviceId> {
+    let millis = u64::try_from(now_us / 1_000).unwrap_or(0);
+    let mut random = [0; 10];
+    rand::rngs::SysRng.try_fill_bytes(&mut random).map_err(io::Error::other)?;
+    Ok(DeviceId(uuid::Builder::from_unix_timestamp_millis(millis, &random).into_uuid()))
 }
 
 /// The id that the station in `data_dir` has, if it ever ran.

@@ -19,6 +19,7 @@ use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::bearer;
 use crate::clock::Clock;
 use crate::config;
 use crate::health::Health;
@@ -50,9 +51,11 @@ pub enum UploadError {
         /// What is wrong.
         problem: String,
     },
-    /// The token cannot be used.
-    #[error("cloud.token_file {path}: {problem}")]
-    Token {
+    /// The password or token cannot be used.
+    #[error("cloud.{setting} {path}: {problem}")]
+    Secret {
+        /// Which setting named it.
+        setting: &'static str,
         /// The file.
         path: std::path::PathBuf,
         /// What is wrong.
@@ -170,8 +173,8 @@ pub fn client(config: &config::Cloud) -> Result<Client, UploadError> {
         .connect_timeout(CONNECT_LIMIT)
         .timeout(REQUEST_LIMIT)
         .user_agent(concat!("ecosight-agent/", env!("CARGO_PKG_VERSION")));
-    let builder = match &config.token_file {
-        Some(path) => builder.default_headers(authorization(path)?),
+    let builder = match authorization(config)? {
+        Some(headers) => builder.default_headers(headers),
         None => builder,
     };
     let plain = config.url.as_deref().is_some_and(|url| url.starts_with("http://"));
@@ -192,13 +195,24 @@ pub fn client(config: &config::Cloud) -> Result<Client, UploadError> {
 }
 
 /// The header by which the server knows this station.
-fn authorization(path: &Path) -> Result<HeaderMap, UploadError> {
-    let token = |problem: String| UploadError::Token { path: path.into(), problem };
-    let text = std::fs::read_to_string(path).map_err(|e| token(e.to_string()))?;
-    let mut value = HeaderValue::from_str(&format!("Bearer {}", text.trim()))
-        .map_err(|_| token("holds no token".to_owned()))?;
+fn authorization(config: &config::Cloud) -> Result<Option<HeaderMap>, UploadError> {
+    let (setting, path) = match (&config.token_file, &config.password_file) {
+        (Some(path), _) => ("token_file", path),
+        (None, Some(path)) => ("password_file", path),
+        (None, None) => return Ok(None),
+    };
+    let refuse = |problem: String| UploadError::Secret { setting, path: path.clone(), problem };
+    let secret = std::fs::read_to_string(path).map_err(|e| refuse(e.to_string()))?;
+    let value = match (&config.token_file, &config.username) {
+        (None, Some(user)) => {
+            format!("Basic {}", bearer::base64(format!("{user}:{}", secret.trim()).as_bytes()))
+        }
+        _ => format!("Bearer {}", secret.trim()),
+    };
+    let mut value =
+        HeaderValue::from_str(&value).map_err(|_| refuse("holds no secret".to_owned()))?;
     value.set_sensitive(true);
-    Ok(HeaderMap::from_iter([(AUTHORIZATION, value)]))
+    Ok(Some(HeaderMap::from_iter([(AUTHORIZATION, value)])))
 }
 
 impl Uploader {

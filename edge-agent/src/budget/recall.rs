@@ -1,10 +1,11 @@
 //! What a threshold costs: the recall of the bundle's own evaluation.
 
 use ecosight_models::bundle::{EVALUATION_FILE, RuleSpec};
-use ecosight_models::{BundleError, BundleFiles};
-use std::path::Path;
+use ecosight_models::classifier::Choice;
+use ecosight_models::{BundleFiles, LoadError};
 
 use super::log_odds;
+use crate::config;
 
 /// Recall by threshold of one class, on recordings that the head was not trained on.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -86,14 +87,14 @@ impl RecallCurve {
     }
 }
 
-/// The evaluation of the bundle in `bundle`, or of the one built in; nothing if it has none.
+/// The evaluation of the bundle that the configuration chooses; nothing if it has none.
 ///
 /// # Errors
 /// The bundle cannot be read.
-pub(crate) fn evaluation(bundle: Option<&Path>) -> Result<serde_json::Value, BundleError> {
-    let files = match bundle {
+pub(crate) fn evaluation(config: &config::Model) -> Result<serde_json::Value, LoadError> {
+    let files = match config.bundle.as_deref() {
         Some(directory) => BundleFiles::open(directory)?,
-        None => BundleFiles::builtin()?,
+        None => Choice::builtin(config.yamnet.as_deref())?.1,
     };
     let bytes = files.file(EVALUATION_FILE).unwrap_or_default();
     Ok(serde_json::from_slice(bytes).unwrap_or_default())

@@ -204,7 +204,11 @@ pub struct Cloud {
     pub url: Option<String>,
     /// PEM file of the authority that signed the server's certificate; `None`: the system's.
     pub ca: Option<PathBuf>,
-    /// File that holds the token by which the server knows this station.
+    /// User name by which the server knows this station.
+    pub username: Option<String>,
+    /// File that holds its password.
+    pub password_file: Option<PathBuf>,
+    /// File that holds a token instead.
     pub token_file: Option<PathBuf>,
     /// Most bytes of clips a day, UTC; `None`: as many as there are.
     pub max_per_day: Option<Bytes>,
@@ -380,7 +384,15 @@ impl Default for Cloud {
     fn default() -> Self {
         let url = Some("http://127.0.0.1:8000".to_owned());
         let retry_max = Duration::from_secs(60);
-        Self { url, ca: None, token_file: None, max_per_day: None, retry_max }
+        Self {
+            url,
+            ca: None,
+            username: None,
+            password_file: None,
+            token_file: None,
+            max_per_day: None,
+            retry_max,
+        }
     }
 }
 
@@ -766,11 +778,20 @@ impl Cloud {
     fn take(&mut self, r: &mut Reader) {
         r.take("cloud.url", &mut self.url);
         r.take("cloud.ca", &mut self.ca);
+        r.take("cloud.username", &mut self.username);
+        r.take("cloud.password_file", &mut self.password_file);
         r.take("cloud.token_file", &mut self.token_file);
         r.take("cloud.max_per_day", &mut self.max_per_day);
         r.take("cloud.retry_max", &mut self.retry_max);
         file_exists(r, "cloud.ca", self.ca.as_deref());
+        file_exists(r, "cloud.password_file", self.password_file.as_deref());
         file_exists(r, "cloud.token_file", self.token_file.as_deref());
+        if self.password_file.is_some() != self.username.is_some() {
+            r.fault("cloud.username", "a user name and its `password_file` belong together");
+        }
+        if self.token_file.is_some() && self.username.is_some() {
+            r.fault("cloud.token_file", "set a token or a user name, not both");
+        }
         let url = self.url.as_deref().map(reqwest::Url::parse);
         match url {
             Some(Err(error)) => r.fault("cloud.url", format!("not a URL: {error}")),

@@ -253,8 +253,9 @@ async fn enrolment(State(asked): State<Asked>, Json(body): Json<Value>) -> Respo
     Json(json!({
         "device_id": "018f4d7e-0000-7000-8000-00000000abcd",
         "site_id": "gola",
-        "token": "s3cret-token",
-        "mqtt": {"url": "mqtts://broker.example.org", "username": "u", "password": "p4ss"},
+        "device_name": "river-bend",
+        "username": "018f4d7e-0000-7000-8000-00000000abcd",
+        "password": "s3cret",
         "something_new": [1, 2, 3],
     }))
     .into_response()
@@ -263,9 +264,7 @@ async fn enrolment(State(asked): State<Asked>, Json(body): Json<Value>) -> Respo
 #[tokio::test(flavor = "multi_thread")]
 async fn a_station_enrols_with_a_code_and_then_knows_its_place() {
     let asked = Asked::default();
-    let app = Router::new()
-        .route("/api/v1/devices/enrol", post(enrolment))
-        .with_state(Arc::clone(&asked));
+    let app = Router::new().route("/api/v1/enrol", post(enrolment)).with_state(Arc::clone(&asked));
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("binds");
     let url = format!("http://{}", listener.local_addr().expect("bound"));
     tokio::spawn(async move { axum::serve(listener, app).await });
@@ -288,7 +287,9 @@ async fn a_station_enrols_with_a_code_and_then_knows_its_place() {
     let done = enroll("RIVER-42");
     assert!(done.status.success(), "{}", errors(&done));
     let request = asked.lock().expect("fine")[1].clone();
-    assert_eq!(request, json!({"code": "RIVER-42", "name": "ridge-7"}));
+    assert_eq!(request["code"], "RIVER-42");
+    assert!(request["device_id"].as_str().is_some_and(|id| id.len() == 36), "{request}");
+    assert_eq!(request.as_object().map(serde_json::Map::len), Some(2), "nothing else is sent");
     let settings = Config::load(Some(&config)).expect("valid");
     assert_eq!(settings.station.site.as_str(), "gola");
     assert_eq!(
@@ -296,15 +297,17 @@ async fn a_station_enrols_with_a_code_and_then_knows_its_place() {
         "018f4d7e-0000-7000-8000-00000000abcd"
     );
     assert_eq!(settings.station.name.as_str(), "ridge-7", "what a person wrote counts more");
-    assert_eq!(settings.mqtt.url, "mqtts://broker.example.org");
     assert_eq!(settings.cloud.url.as_deref(), Some(url.as_str()));
-    let token = settings.cloud.token_file.expect("given");
-    assert_eq!(std::fs::read_to_string(&token).expect("there"), "s3cret-token");
+    assert_eq!(settings.mqtt.username, settings.cloud.username);
+    assert!(settings.mqtt.username.is_some());
+    let token = settings.mqtt.password_file.expect("given");
+    assert_eq!(Some(&token), settings.cloud.password_file.as_ref());
+    assert_eq!(std::fs::read_to_string(&token).expect("there"), "s3cret");
     let mode = std::os::unix::fs::PermissionsExt::mode(
         &std::fs::metadata(&token).expect("there").permissions(),
     );
     assert_eq!(mode & 0o777, 0o600);
     let written = std::fs::read_to_string(data.join("enrolment.toml")).expect("there");
-    assert!(!written.contains("s3cret") && !written.contains("p4ss"), "{written}");
+    assert!(!written.contains("s3cret"), "{written}");
     assert!(Config::parse(Some((&data, &written)), std::iter::empty()).is_ok(), "{written}");
 }
