@@ -312,9 +312,15 @@ fn record(config: &Config, args: &RecordTestArgs) -> Result<bool> {
     Ok(passed)
 }
 
-/// Two threads: one may be busy with a clip while the other serves the network.
+/// Threads that encode clips, look names up and ask the clock's service: more would each have memory
+/// of their own and not make the station any quicker.
+const BLOCKING_THREADS: usize = 8;
+
+/// Two threads: one may be busy with a record while the other serves the network.
 fn runtime() -> Result<tokio::runtime::Runtime> {
-    Ok(tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?)
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    let builder = builder.worker_threads(2).max_blocking_threads(BLOCKING_THREADS);
+    Ok(builder.enable_all().build()?)
 }
 
 fn start_log(config: &Config, verbose: u8, is_service: bool) {

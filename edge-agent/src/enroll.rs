@@ -155,7 +155,9 @@ fn keep(answer: Answer, device: DeviceId, url: &str, data_dir: &Path) -> Result<
     }
     if let (Some(username), Some(password)) = (answer.username, &answer.password) {
         let file = secret("password", password)?;
-        for section in ["mqtt", "cloud"] {
+        // The server is told one secret only.
+        let sections: &[&str] = if answer.token.is_some() { &["mqtt"] } else { &["mqtt", "cloud"] };
+        for section in sections {
             set(section, "username", username.clone());
             set(section, "password_file", file.clone());
         }

@@ -145,9 +145,11 @@ fn a_saved_clip_is_what_its_reference_says_and_nothing_is_left_beside_it() {
 #[test]
 fn a_clip_that_cannot_be_written_leaves_nothing() {
     let directory = tempdir().expect("a directory");
-    let missing = directory.path().join("gone");
-    assert!(save(&missing, "gun_shot-1", &shot(100), "").is_err());
-    assert_eq!(std::fs::read_dir(directory.path()).expect("reads").count(), 0);
+    // Below a file nothing can be made, whoever asks.
+    let file = directory.path().join("file");
+    std::fs::OpenOptions::new().create_new(true).write(true).open(&file).expect("made");
+    assert!(save(&file, "gun_shot-1", &shot(100), "").is_err());
+    assert_eq!(std::fs::read_dir(directory.path()).expect("reads").count(), 1);
 }
 
 #[test]
