@@ -39,6 +39,7 @@ deps-check: ## Licences, bans and sources of dependencies; known vulnerabilities
 
 rust-tests: ## Unit, property, golden, database, broker and path tests
 	@$(SETUP) cargo build $(ALL)
+	take_yamnet $(CARGO_TARGET_DIR)/debug
 	cargo nextest run $(ALL)
 
 soak: ## The station's endurance tests at the size of their promises (an hour; as root also power cuts)

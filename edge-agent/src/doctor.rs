@@ -6,7 +6,7 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use ecosight_models::{Bundle, Classifier, LoadError, SAMPLE_RATE_HZ};
+use ecosight_models::{Classifier, LoadError, SAMPLE_RATE_HZ};
 use serde::Serialize;
 
 use crate::config::{Config, SourceKind};
@@ -94,7 +94,7 @@ pub async fn examine(config: &Config) -> Vec<Check> {
             let found = format!("{} {} ({}), {choice}", bundle.name, bundle.version, bundle.tag);
             checks.push(Check::pass("model", found));
             checks.push(inference(&classifier));
-            checks.push(privacy(config, bundle));
+            checks.push(privacy(config));
         }
         Err(error) => {
             let remedy = match &error {
@@ -200,19 +200,14 @@ fn inference(classifier: &Classifier) -> Check {
     Check::pass(name, found)
 }
 
-fn privacy(config: &Config, bundle: &Bundle) -> Check {
+fn privacy(config: &Config) -> Check {
     let name = "privacy";
-    match ear::redaction(&config.privacy, bundle) {
+    match ear::redaction(&config.privacy) {
         Redaction::On(_) => Check::pass(name, "speech is taken out of recordings"),
         Redaction::Off => Check::warn(
             name,
             "speech stays in recordings",
             "this was configured: check that it is lawful here, or remove privacy.redact_speech",
-        ),
-        Redaction::Blind => Check::warn(
-            name,
-            "the bundle cannot tell speech: no recording is kept",
-            "use a bundle that runs YAMNet, or set privacy.redact_speech = false",
         ),
     }
 }

@@ -102,7 +102,7 @@ const RETUNE_STEP: f64 = 0.1;
 /// # Errors
 /// See [`EarError`].
 pub fn load(config: &Config) -> Result<Classifier, EarError> {
-    // AudioSet scores are for the privacy filter, and cost the network's last layers.
+    // For the privacy filter; where YAMNet runs, it costs the network's last layers.
     let audioset = config.privacy.redact_speech;
     let options = ClassifierOptions { audioset, batching: false };
     let model = &config.model;
@@ -121,15 +121,11 @@ pub fn load(config: &Config) -> Result<Classifier, EarError> {
     Ok(classifier)
 }
 
-/// What is done about speech with this model.
+/// What is done about speech.
 #[must_use]
-pub fn redaction(config: &config::Privacy, bundle: &Bundle) -> Redaction {
+pub fn redaction(config: &config::Privacy) -> Redaction {
     let margin = (config.margin.as_secs_f64() * f64::from(SAMPLE_RATE_HZ)) as u64;
-    match (config.redact_speech, bundle.manifest.backbone.is_some()) {
-        (false, _) => Redaction::Off,
-        (true, true) => Redaction::On(Speech::new(margin)),
-        (true, false) => Redaction::Blind,
-    }
+    if config.redact_speech { Redaction::On(Speech::new(margin)) } else { Redaction::Off }
 }
 
 /// The bundle's rules with the operator's thresholds.
@@ -198,7 +194,7 @@ impl Ear {
             })
             .collect();
         let memory = tracks.iter().map(|track| track.rule.confirm_windows).max().unwrap_or(1);
-        let redaction = redaction(&config.privacy, bundle);
+        let redaction = redaction(&config.privacy);
         let background = Background::new(bundle.tag.to_string());
         let windower = classifier.windower();
         let detector = Detector::new(&rules);

@@ -127,7 +127,7 @@ struct Open {
     time: Onset,
     closed: bool,
     /// Cut before the event was over, because it outlasts the longest clip.
-    recording: Option<Option<Recording>>,
+    recording: Option<Recording>,
 }
 
 struct Listener {
@@ -267,10 +267,13 @@ impl Listener {
             if to <= self.reeled || (!all && to > judged) {
                 return;
             }
-            if let Some(piece) = self.cut(self.reeled, to) {
-                // A replay is not in a hurry, and every part of it is heard once.
-                let may_wait = all || self.hearing.is_replay;
-                if may_wait { reel.keep_last(piece) } else { reel.keep(piece) }
+            let piece = self.cut(self.reeled, to);
+            // A replay is not in a hurry, and every part of it is heard once.
+            let may_wait = all || self.hearing.is_replay;
+            if may_wait {
+                reel.keep_last(piece)
+            } else {
+                reel.keep(piece)
             }
             self.reeled = to;
         }
@@ -469,26 +472,25 @@ impl Listener {
         Ok(())
     }
 
-    fn cut_around(&self, event: &Event) -> Option<Recording> {
+    fn cut_around(&self, event: &Event) -> Recording {
         let (from, to) = self.hearing.extent.around(event.onset_sample, event.end_sample);
         self.cut(from, to)
     }
 
-    /// Sound of the ring without speech; nothing where speech cannot be told.
-    fn cut(&self, from: u64, to: u64) -> Option<Recording> {
+    /// Sound of the ring without speech.
+    fn cut(&self, from: u64, to: u64) -> Recording {
         let (from, mut samples) = self.ring.cut(from, to);
         let redacted = match self.hearing.ear.redaction() {
             Redaction::Off => Vec::new(),
             Redaction::On(speech) => speech.redact(from, &mut samples),
-            Redaction::Blind => return None,
         };
         let time = self.hearing.timeline.at(from, self.now, self.ring.end());
-        Some(Recording { samples, time, redacted })
+        Recording { samples, time, redacted }
     }
 
     fn tell_closed(&self, open: Open) -> Result<(), Deaf> {
-        let recording = open.recording.flatten();
-        self.tell(Heard::Closed { event: open.event, time: open.time, recording })
+        let Open { event, time, recording, .. } = open;
+        self.tell(Heard::Closed { event, time, recording })
     }
 
     fn tell_progress(&mut self, step: u64) -> Result<(), Deaf> {
@@ -509,7 +511,7 @@ impl Listener {
 fn redaction_delay(redaction: &Redaction) -> u64 {
     match redaction {
         Redaction::On(speech) => speech.delay(),
-        Redaction::Off | Redaction::Blind => 0,
+        Redaction::Off => 0,
     }
 }
 

@@ -81,7 +81,7 @@ pub async fn run(config: Config, clock: Clock) -> Result<()> {
     let classifier = ear::load(&config)?;
     let Started { station, outbox, outbox_task, storage } = station::start(&config, &clock).await?;
     let identity = Arc::new(Identity::new(&config.station, station.id, classifier.bundle()));
-    let redaction = ear::redaction(&config.privacy, classifier.bundle()).name();
+    let redaction = ear::redaction(&config.privacy).name();
     let reel = storage.reel.clone();
     let teller =
         Teller::new(Arc::clone(&health), clock.clone(), reel.clone(), redaction, &station.data_dir);

@@ -31,8 +31,8 @@ const PATIENCE: Duration = Duration::from_secs(15);
 /// What was recorded, and what was found.
 #[derive(Debug)]
 pub struct Outcome {
-    /// Where the recording is; nothing if none may be kept.
-    pub path: Option<PathBuf>,
+    /// Where the recording is.
+    pub path: PathBuf,
     /// Levels.
     pub measurement: Measurement,
     /// Pass or fail by fault, with remedies.
@@ -90,15 +90,14 @@ pub fn record_test(config: &Config, args: &RecordTestArgs, clock: &Clock) -> Res
     }
     let _ = ear.end();
     let redacted = match ear.redaction() {
-        Redaction::Off => Some(Vec::new()),
-        Redaction::On(speech) => Some(speech.redact(0, &mut samples)),
-        Redaction::Blind => None,
+        Redaction::Off => Vec::new(),
+        Redaction::On(speech) => speech.redact(0, &mut samples),
     };
-    let recording = redacted.map(|redacted| Recording { samples, time: begun, redacted });
+    let recording = Recording { samples, time: begun, redacted };
     let measurement = check.measure();
     let mut checks = judge(&measurement);
-    checks.extend(recording.as_ref().map(speech_check));
-    let path = recording.map(|recording| keep(&recording, &identity, args)).transpose()?;
+    checks.push(speech_check(&recording));
+    let path = keep(&recording, &identity, args)?;
     Ok(Outcome { path, measurement, checks })
 }
 

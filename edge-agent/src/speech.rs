@@ -1,24 +1,16 @@
-//! Path: classifier (521 AudioSet scores) → speech → clip, ring
+//! Path: classifier (how much of speech a window is) → speech → clip, ring
 //!
 //! Where people speak, so that it is taken out of every recording before one byte reaches the disk.
 //! The events themselves are kept.
 //!
-//! A window counts as speech when any of [`CLASSES`] reaches [`THRESHOLD`]; what is taken out is all
-//! such windows with a margin on both sides. All 521 scores are looked at, never the highest few: a
-//! voice in a loud forest is nobody's first guess.
+//! What is taken out is all windows that count as speech (see [`ecosight_models::speech`]), with a
+//! margin on both sides.
 
 use std::collections::VecDeque;
-use std::ops::RangeInclusive;
 
+use ecosight_models::compact::LOOK_AHEAD_SAMPLES;
+use ecosight_models::speech::SPEECH;
 use ecosight_models::{Scores, Window};
-
-/// Voices among AudioSet's classes: speech to whispering, laughter, singing to rapping, cheering,
-/// and chatter to children playing.
-pub const CLASSES: [RangeInclusive<usize>; 5] = [0..=12, 13..=18, 24..=31, 61..=61, 63..=66];
-
-/// From this score on. On single recordings at 16 kHz, 95 % of the windows of forest soundscapes lie
-/// below 0.04, of gunshots below 0.08; speech at the forest's own level is mostly far above.
-pub const THRESHOLD: f32 = 0.1;
 
 /// Marked stretches of one stream that are remembered: hours, for whoever writes late.
 const SPANS_MAX: usize = 4_096;
@@ -30,8 +22,6 @@ pub enum Redaction {
     Off,
     /// Speech is found and taken out.
     On(Speech),
-    /// The model cannot tell speech: no recording is kept.
-    Blind,
 }
 
 impl Redaction {
@@ -41,7 +31,6 @@ impl Redaction {
         match self {
             Self::Off => "off",
             Self::On(_) => "on",
-            Self::Blind => "blind",
         }
     }
 }
@@ -63,19 +52,10 @@ impl Speech {
         Self { margin, spans: VecDeque::new(), windows: 0, marked: 0 }
     }
 
-    /// Whether `audioset` are the scores of a window with speech.
-    #[must_use]
-    pub fn is_speech(audioset: &[f32]) -> bool {
-        CLASSES.iter().any(|range| {
-            let scores = audioset.get(range.clone()).unwrap_or_default();
-            scores.iter().any(|score| *score >= THRESHOLD)
-        })
-    }
-
-    /// Notes one window of the stream, in its order. A window without scores counts as speech: what
-    /// was not looked at is not kept.
+    /// Notes one window of the stream, in its order. A window that was not judged counts as speech:
+    /// what was not looked at is not kept.
     pub fn judge(&mut self, window: &Window, scores: &Scores) {
-        let speech = scores.audioset.as_deref().is_none_or(Self::is_speech);
+        let speech = scores.speech.is_none_or(|speech| speech >= SPEECH);
         self.note(window.start_sample, window.end_sample(), speech);
     }
 
@@ -97,10 +77,11 @@ impl Speech {
     }
 
     /// How far behind the end of the stream a recording must end for everything around it to have
-    /// been judged: the margin, and the longest that a window waits (1.455 s) with a hop's share.
+    /// been judged: the margin, and the longest that a window waits: 1.455 s with a hop's share, and
+    /// what a model may look ahead.
     #[must_use]
     pub fn delay(&self) -> u64 {
-        self.margin + 2 * u64::from(ecosight_models::SAMPLE_RATE_HZ)
+        self.margin + 2 * u64::from(ecosight_models::SAMPLE_RATE_HZ) + LOOK_AHEAD_SAMPLES as u64
     }
 
     /// Silences `samples`, which begin at the stream position `from`, where there is speech; gives

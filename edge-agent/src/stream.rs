@@ -19,7 +19,6 @@ use crate::recorder::complete_all;
 use crate::reel::ReelSender;
 use crate::resume::{CONTEXT, Progress, Resume};
 use crate::source::{self, Begin};
-use crate::speech::Redaction;
 use crate::trace::{self, Tracer};
 
 /// The sound to be heard, and what is already written of it.
@@ -75,12 +74,6 @@ impl Stream {
             None => Timeline::Live(clock.clone()),
         };
         let mut ear = Ear::new(classifier, config, Arc::clone(health))?;
-        if matches!(ear.redaction(), Redaction::Blind) {
-            tracing::error!(
-                "this bundle cannot tell speech, so no recording is kept: use one that runs YAMNet, \
-                 or set privacy.redact_speech = false"
-            );
-        }
         let known = config.storage.data_dir.join(trace::BACKGROUND_FILE);
         if let Ok(bytes) = std::fs::read(known) {
             // What another model heard says nothing of this one's scores.
