@@ -13,6 +13,7 @@ use clap::Args;
 use super::artifact::{self, Evaluation, Release, SeedLine};
 use super::crossval::{self, OutOfFold};
 use super::dataset::read_manifest;
+use super::export;
 use super::extraction::Extraction;
 use super::fit::Recipe;
 use super::judgement::{self, Judgement, RatePoint};
@@ -81,6 +82,9 @@ pub struct TrainArguments {
     /// Also write the out-of-fold scores of every window to this file (CSV), for a closer look.
     #[arg(long, value_name = "FILE")]
     scores: Option<PathBuf>,
+    /// Write the table of features to this folder (`features.npy`, `rows.csv`), and stop there.
+    #[arg(long, value_name = "DIR", conflicts_with = "out")]
+    export: Option<PathBuf>,
     /// Where features are kept between runs. Default: the user's cache folder.
     #[arg(long, value_name = "DIR", env = "ECOSIGHT_FEATURE_CACHE")]
     cache: Option<PathBuf>,
@@ -177,6 +181,17 @@ pub fn train(arguments: &TrainArguments) -> anyhow::Result<ExitCode> {
         extraction.width()
     );
 
+    if let Some(folder) = &arguments.export {
+        let write = |name: &str, bytes: &[u8]| {
+            let path = folder.join(name);
+            crate::durable::write_file(&path, bytes)
+                .with_context(|| format!("cannot write {}", path.display()))
+        };
+        write("rows.csv", &export::rows_csv(&library, &labels, &table, None)?)?;
+        write("features.npy", &export::npy(table.features.view()))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+
     let seeds: Vec<u64> = (0..arguments.networks).map(|n| arguments.seed + n).collect();
     let progress = Progress::new("cross-validation");
     let scored = crossval::cross_validate(
@@ -192,7 +207,9 @@ pub fn train(arguments: &TrainArguments) -> anyhow::Result<ExitCode> {
         judged.evaluation(arguments, &library, &labels, &table, recipe.clone(), copies);
     print_evaluation(&evaluation)?;
     if let Some(path) = &arguments.scores {
-        let text = window_scores(&library, &labels, &table, &scored, judged.temperature)?;
+        let mut scores = scored.averaged() / judged.temperature;
+        super::net::softmax(&mut scores);
+        let text = export::rows_csv(&library, &labels, &table, Some(scores.view()))?;
         crate::durable::write_file(path, &text)
             .with_context(|| format!("cannot write {}", path.display()))?;
     }
@@ -408,41 +425,6 @@ impl Judged {
             seeds: self.seeds.clone(),
         }
     }
-}
-
-/// One line per window: clip, form and copy, where it begins, what it is and what it scored.
-fn window_scores(
-    library: &Library,
-    labels: &LabelMap,
-    table: &Table,
-    scored: &OutOfFold,
-    temperature: f32,
-) -> anyhow::Result<Vec<u8>> {
-    let mut scores = scored.averaged() / temperature;
-    super::net::softmax(&mut scores);
-    let mut out = csv::Writer::from_writer(Vec::new());
-    let mut header: Vec<&str> =
-        vec!["clip", "label", "source", "group", "fold", "form", "copy", "start_s", "example"];
-    header.extend(labels.classes.iter().map(|class| class.name.as_str()));
-    out.write_record(&header)?;
-    for (row, scores) in table.rows.iter().zip(scores.outer_iter()) {
-        let item = &table.items[row.item];
-        let Some(clip) = item.clip.map(|clip| &library.clips()[clip]) else { continue };
-        let mut record = vec![
-            clip.name.clone(),
-            clip.label.clone(),
-            clip.source.clone(),
-            clip.group.clone(),
-            item.fold.to_string(),
-            format!("{:?}", item.form),
-            item.copy.to_string(),
-            format!("{:.2}", row.start as f64 / f64::from(crate::SAMPLE_RATE_HZ)),
-            row.example.to_string(),
-        ];
-        record.extend(scores.iter().map(|score| format!("{score:.6}")));
-        out.write_record(&record)?;
-    }
-    Ok(out.into_inner()?)
 }
 
 fn print_evaluation(evaluation: &Evaluation) -> std::io::Result<()> {

@@ -128,26 +128,7 @@ impl Extraction {
         {
             return Ok(known);
         }
-        let mut old_key = key.to_vec();
-        old_key[0] = 1;
-        let old_name =
-            hex(&Sha256::new().chain_update(self.fingerprint).chain_update(&old_key).finalize());
-        let old = self
-            .cache
-            .as_ref()
-            .map(|c| c.join(&old_name[..2]).join(format!("{old_name}.features")))
-            .and_then(|p| std::fs::read(p).ok())
-            .and_then(|b| decode(&b, self.width))
-            .flatten()
-            .filter(|_| key[4] != 4);
         let extracted = match render()? {
-            Some(rendered) if old.is_some() => {
-                let mut old = old.unwrap_or_default();
-                for w in &mut old.windows {
-                    w.example = rendered.window(w.start).unwrap_or(false);
-                }
-                Some(old)
-            }
             Some(rendered) => Some(self.compute(&rendered).map_err(ExtractionError::from)?),
             None => None,
         };

@@ -12,6 +12,7 @@ pub mod artifact;
 pub mod cli;
 pub mod crossval;
 pub mod dataset;
+pub mod export;
 pub mod extraction;
 pub mod fit;
 pub mod judgement;
