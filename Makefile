@@ -1,7 +1,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
-.PHONY: help demo test lint deps-check rust-tests page page-tests demo-test bench fmt clean
+.PHONY: help demo test lint deps-check rust-tests page page-tests demo-test train-compact bench bench-api load openapi fmt clean
 
 CARGO_TARGET_DIR ?= $(CURDIR)/target
 export CARGO_TARGET_DIR
@@ -56,8 +56,24 @@ page-tests: ## The page in Chromium
 demo-test: ## The demo as a user runs it, checked in Chromium, then stopped
 	@exec deploy/demo/test
 
+train-compact: ## Train the compact network (DATA=manifest.csv, SEEDS, EXAMPLES) and make its bundle (OUT=dir)
+	@exec models/train-compact/run
+
 bench: ## Measure; prints the tables of docs/benchmarks.md
 	@exec models/reference/bench
+
+bench-api: ## Measure the server: /predict, overload, ingest
+	@exec loadtest/bench-api $(SECONDS_EACH)
+
+USERS ?= 100
+SECONDS ?= 300
+load: ## The Locust file against a server of its own (USERS=100 SECONDS=300 HOST=)
+	@exec loadtest/load $(USERS) $(SECONDS)
+
+openapi: ## Rewrite cloud-api/openapi.json from the code
+	@$(SETUP) cargo build $(ALL)
+	$(CARGO_TARGET_DIR)/debug/ecosight-cloud openapi > $(CARGO_TARGET_DIR)/openapi.json
+	mv $(CARGO_TARGET_DIR)/openapi.json cloud-api/openapi.json
 
 fmt: ## Format everything
 	cargo fmt --all

@@ -13,10 +13,10 @@ use tokio::sync::Notify;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
-use uuid::Uuid;
 
 use crate::clock::{Clock, rfc3339};
 use crate::link::Link;
+use crate::metric;
 use crate::store::{EventRow, Pending, Store, StoreError};
 
 /// Alerts under way at one time.
@@ -67,7 +67,7 @@ pub async fn run(
 
 /// Sends what is due; gives how many the broker has taken.
 async fn send_pending(store: &Store, link: &Link, clock: &Clock) -> Result<usize, StoreError> {
-    let mut under_way: Vec<(Uuid, PublishNotice)> = Vec::new();
+    let mut under_way: Vec<(Pending, PublishNotice)> = Vec::new();
     for pending in store.pending_notifications(BATCH_LEN).await? {
         let Some(event) = store.event(pending.event_id).await? else {
             error!(event = %pending.event_id, "an alert without its event");
@@ -79,15 +79,18 @@ async fn send_pending(store: &Store, link: &Link, clock: &Clock) -> Result<usize
         let document = document(&event);
         let topic = Topic::SiteAlert(&document.site_id, &document.class).to_string();
         let Ok(payload) = serde_json::to_vec(&document) else { continue };
-        match link.publish_tracked(&topic, payload).await {
-            Ok(notice) => under_way.push((event.id, notice)),
+        match link.publish_tracked(&topic, payload, false).await {
+            Ok(notice) => under_way.push((pending, notice)),
             Err(error) => debug!(%error, "the link has ended"),
         }
     }
     let mut taken = Vec::new();
-    for (event, notice) in under_way {
+    for (Pending { event_id: event, created_us }, notice) in under_way {
         match notice.wait_completion_async().await {
-            Ok(()) => taken.push(event),
+            Ok(()) => {
+                metric::delivered(clock.now_us().saturating_sub(created_us) as f64 / 1e6);
+                taken.push(event);
+            }
             Err(error) => warn!(%event, %error, "an alert must be sent again"),
         }
     }

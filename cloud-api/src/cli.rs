@@ -4,8 +4,12 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use ecosight_models::train::cli::TrainArguments;
 
+use crate::access::Role;
 use crate::config::{BrokerChoice, Config, ConfigError, Fault};
+use crate::export::ExportFormat;
+use crate::server::Roles;
 
 /// EcoSight's server: gathers what stations hear, warns rangers, shows it.
 #[derive(Debug, Parser)]
@@ -20,15 +24,39 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Run the server
-    Serve(Settings),
+    Serve(Serve),
     /// Bring the database's tables up to date, and end
     Migrate(Settings),
     /// Check what the server needs, and say what to do about what is missing
     Doctor(Settings),
+    /// Make an administrator; from then on the server asks everybody who they are
+    CreateAdmin(CreateAdmin),
+    /// Make an API key and print it; it is shown once
+    CreateApiKey(CreateApiKey),
+    /// Write Mosquitto's password and ACL files, for the stations that are enrolled
+    MosquittoAcl(MosquittoAcl),
+    /// Write what was heard to standard output
+    Export(Export),
     /// Print every setting with its default, as a configuration file
     Configfile,
+    /// Print the API's description (OpenAPI 3.1)
+    Openapi,
     /// Show alerts in the terminal, as a ranger's client sees them
     Watch(WatchOptions),
+    /// Train a candidate; the server runs this for its jobs
+    #[command(hide = true)]
+    Train(TrainArguments),
+}
+
+/// How to run.
+#[derive(Debug, Args)]
+pub struct Serve {
+    /// The parts to run, of http, ingest and worker
+    #[arg(long, value_name = "ROLES", default_value = "http,ingest,worker")]
+    pub roles: Roles,
+    /// The settings
+    #[command(flatten)]
+    pub settings: Settings,
 }
 
 /// Where the settings come from: a file, the environment, these flags; the last has precedence.
@@ -58,6 +86,74 @@ pub struct Settings {
     /// The imported YAMNet file [default: where import-yamnet puts it]
     #[arg(long, value_name = "FILE")]
     pub yamnet: Option<PathBuf>,
+}
+
+/// A new administrator.
+#[derive(Debug, Args)]
+pub struct CreateAdmin {
+    /// The name to log in with
+    pub name: String,
+    /// Read the password from standard input instead of making one
+    #[arg(long)]
+    pub stdin: bool,
+    /// Where the server keeps its records
+    #[command(flatten)]
+    pub settings: Settings,
+}
+
+/// A new key.
+#[derive(Debug, Args)]
+pub struct CreateApiKey {
+    /// What it is for
+    pub name: String,
+    /// admin, reviewer, ranger, technician or viewer
+    #[arg(long, default_value = "viewer")]
+    pub role: Role,
+    /// Only this site; may be given more than once
+    #[arg(long = "site", value_name = "SITE")]
+    pub sites: Vec<String>,
+    /// Where the server keeps its records
+    #[command(flatten)]
+    pub settings: Settings,
+}
+
+/// Files for Mosquitto.
+#[derive(Debug, Args)]
+pub struct MosquittoAcl {
+    /// The folder that the files `passwords` and `acl` are written to
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+    /// The server's own user name at the broker
+    #[arg(long, default_value = "ecosight-cloud")]
+    pub server_user: String,
+    /// File with the server's own password at the broker
+    #[arg(long, value_name = "FILE")]
+    pub server_password_file: Option<PathBuf>,
+    /// Where the server keeps its records
+    #[command(flatten)]
+    pub settings: Settings,
+}
+
+/// What to export.
+#[derive(Debug, Args)]
+pub struct Export {
+    /// csv, geojson, raven or audacity
+    pub format: ExportFormat,
+    /// Only this site
+    #[arg(long)]
+    pub site: Option<String>,
+    /// Only this class
+    #[arg(long)]
+    pub class: Option<String>,
+    /// From this time on, RFC 3339
+    #[arg(long)]
+    pub since: Option<String>,
+    /// Before this time, RFC 3339
+    #[arg(long)]
+    pub until: Option<String>,
+    /// Where the server keeps its records
+    #[command(flatten)]
+    pub settings: Settings,
 }
 
 /// What to watch.

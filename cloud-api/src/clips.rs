@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use ecosight_shared::ClipFormat;
 use futures_util::{Stream, StreamExt, pin_mut};
 use sha2::{Digest, Sha256};
 use tokio::fs::{self, File, OpenOptions};
@@ -20,7 +21,7 @@ use tracing::{info, warn};
 use uuid::Uuid;
 
 use crate::clock::Clock;
-use crate::store::{ClipRow, ClipStatus, Store, StoreError, hex};
+use crate::store::{ClipRow, ClipStatus, EventRow, Store, StoreError, hex};
 
 /// A clip of ten seconds takes 200 kB; this leaves room for minutes, and no more.
 pub const MAX_CLIP_BYTES: u32 = 16 * 1024 * 1024;
@@ -263,10 +264,25 @@ impl Clips {
         self.dir.join("partial").join(id.to_string())
     }
 
-    fn path(&self, clip: &ClipRow) -> PathBuf {
-        let id = clip.id.to_string();
+    /// Where the whole recording of an event lies; `None` if no station told of one.
+    #[must_use]
+    pub fn path_of(&self, event: &EventRow) -> Option<PathBuf> {
+        let format = event.clip_format.as_deref()?;
+        let formats = [ClipFormat::Flac, ClipFormat::Wav];
+        let format = formats.into_iter().find(|known| known.extension() == format)?;
+        Some(self.place(event.id, format))
+    }
+
+    /// Where a whole recording lies.
+    #[must_use]
+    pub fn path(&self, clip: &ClipRow) -> PathBuf {
+        self.place(clip.id, clip.format())
+    }
+
+    fn place(&self, id: Uuid, format: ClipFormat) -> PathBuf {
+        let id = id.to_string();
         // The first digits of a UUIDv7 are its time, the last ones are spread evenly.
-        self.dir.join(&id[id.len() - 2..]).join(format!("{id}.{}", clip.format().extension()))
+        self.dir.join(&id[id.len() - 2..]).join(format!("{id}.{}", format.extension()))
     }
 }
 

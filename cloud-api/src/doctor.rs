@@ -54,11 +54,16 @@ async fn database(config: &Config) -> Result<String, String> {
     let dir = config.data_dir(|name| std::env::var(name).ok());
     let store = Store::open(&config.database.url, &dir).await.map_err(|error| error.to_string())?;
     store.ping().await.map_err(|error| error.to_string())?;
+    if let Some(number) = store.audit_fault().await.map_err(|error| error.to_string())? {
+        return Err(format!(
+            "line {number} of the audit log was changed, or one before is missing"
+        ));
+    }
     Ok(store.kind().to_owned())
 }
 
 fn model(config: &Config) -> Result<String, String> {
-    let model = loaded(&config.model)?;
+    let (model, _) = loaded(&config.model)?;
     let bundle = model.bundle();
     Ok(format!("{} {} ({})", bundle.name, bundle.version, bundle.tag))
 }

@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 
 use serde::Serialize;
+use utoipa::ToSchema;
 use uuid::Uuid;
 
+use crate::access::Caller;
 use crate::alerts::UNKNOWN_CLASS;
 use crate::clock::rfc3339;
 use crate::store::{DeviceRow, EventRow, TelemetryRow};
@@ -17,7 +19,7 @@ const SILENCE_LIMIT_US: i64 = 180 * 1_000_000;
 const SCORE_SCALE: f64 = 255.0;
 
 /// An event.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct EventDocument {
     id: Uuid,
     device_id: Uuid,
@@ -43,7 +45,7 @@ pub struct EventDocument {
 }
 
 /// A station.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct DeviceDocument {
     id: Uuid,
     name: String,
@@ -57,14 +59,14 @@ pub struct DeviceDocument {
 }
 
 /// A model.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 struct ModelDocument {
     name: String,
     version: String,
     tag: String,
 }
 
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 struct LocationDocument {
     lat: f64,
     lon: f64,
@@ -72,7 +74,7 @@ struct LocationDocument {
     uncertainty_m: Option<f64>,
 }
 
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 struct ClipDocument {
     id: Uuid,
     url: String,
@@ -83,8 +85,9 @@ struct ClipDocument {
     sha256: String,
 }
 
-#[derive(Clone, Debug, Serialize)]
-struct TelemetryDocument {
+/// One minute's telemetry.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct TelemetryDocument {
     time: String,
     uptime_s: i64,
     windows: i64,
@@ -154,6 +157,29 @@ fn scores(scores: Option<&str>, classes: Option<&str>) -> Option<BTreeMap<String
     Some(named.map(|(class, score)| (class, f64::from(score) / SCORE_SCALE)).collect())
 }
 
+/// Positions for those who may not know exactly: a tenth of a degree is 11 km.
+const BLUR_DEG: f64 = 0.1;
+const BLUR_M: f64 = 10_000.0;
+
+fn blurred(location: Option<LocationDocument>) -> Option<LocationDocument> {
+    location.map(|LocationDocument { lat, lon, .. }| LocationDocument {
+        lat: (lat / BLUR_DEG).round() * BLUR_DEG,
+        lon: (lon / BLUR_DEG).round() * BLUR_DEG,
+        uncertainty_m: Some(BLUR_M),
+    })
+}
+
+impl EventDocument {
+    /// The event as the caller may see it.
+    #[must_use]
+    pub fn shown_to(mut self, caller: &Caller) -> Self {
+        if !caller.sees_positions() {
+            self.location = blurred(self.location);
+        }
+        self
+    }
+}
+
 fn location(lat: Option<f64>, lon: Option<f64>, radius: Option<f64>) -> Option<LocationDocument> {
     let (lat, lon) = lat.zip(lon)?;
     Some(LocationDocument { lat, lon, uncertainty_m: radius })
@@ -186,6 +212,33 @@ impl DeviceDocument {
             telemetry: telemetry.map(TelemetryDocument::from),
         }
     }
+}
+
+impl DeviceDocument {
+    /// The station as the caller may see it.
+    #[must_use]
+    pub fn shown_to(mut self, caller: &Caller) -> Self {
+        if !caller.sees_positions() {
+            self.location = blurred(self.location);
+        }
+        self
+    }
+}
+
+/// Makes what an event or a station says of its place as vague as the caller may know it. `None` if
+/// its site is not the caller's to see.
+#[must_use]
+pub fn json_shown_to(json: &str, caller: &Caller) -> Option<String> {
+    let mut document: serde_json::Value = serde_json::from_str(json).ok()?;
+    if !document["site_id"].as_str().is_some_and(|site| caller.sees(site)) {
+        return None;
+    }
+    let place = document["location"]["lat"].as_f64().zip(document["location"]["lon"].as_f64());
+    if let (Some((lat, lon)), false) = (place, caller.sees_positions()) {
+        let vague = blurred(Some(LocationDocument { lat, lon, uncertainty_m: None }));
+        document["location"] = serde_json::to_value(vague).ok()?;
+    }
+    Some(document.to_string())
 }
 
 impl From<TelemetryRow> for TelemetryDocument {

@@ -5,16 +5,20 @@
 //!    └────HTTP→ clips                       └──→ live, http → page, programs
 //! ```
 
+pub mod access;
+pub mod administer;
 pub mod alerts;
 pub mod backoff;
 #[cfg(feature = "embedded-broker")]
 pub mod broker;
+pub mod chance;
 pub mod cli;
 pub mod clips;
 pub mod clock;
 pub mod config;
 pub mod doctor;
 pub mod documents;
+pub mod export;
 pub mod http;
 pub mod inference;
 pub mod ingest;
@@ -22,7 +26,12 @@ pub mod lifecycle;
 pub mod link;
 pub mod live;
 pub mod log;
+pub mod metric;
+pub mod picture;
+pub mod samples;
 pub mod server;
 pub mod store;
+pub mod tally;
+pub mod training;
 pub mod upkeep;
 pub mod watch;

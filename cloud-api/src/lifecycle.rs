@@ -45,6 +45,18 @@ impl Tasks {
         self.set.spawn(async move { (name, task.await) });
     }
 
+    /// Starts a task that cannot fail and runs until [`Tasks::stop`] is cancelled.
+    pub fn spawn_until_stop(
+        &mut self,
+        name: &'static str,
+        task: impl Future<Output = ()> + Send + 'static,
+    ) {
+        self.spawn(name, async move {
+            task.await;
+            Ok(())
+        });
+    }
+
     /// Waits for a signal, or for a task that ends on its own.
     ///
     /// # Errors

@@ -28,7 +28,7 @@ use tracing::{debug, error, info, warn};
 use crate::backoff::Backoff;
 
 /// Messages that the broker may send before one is acknowledged.
-const RECEIVE_MAXIMUM: u16 = 256;
+const RECEIVE_MAXIMUM: u16 = 1_024;
 /// Messages between the link and ingest. More than the broker may have outstanding, so that the
 /// polling task never waits for the database.
 const DELIVERIES: usize = 2_048;
@@ -50,6 +50,10 @@ pub struct LinkOptions {
     pub client_id: String,
     /// User name and password.
     pub credentials: Option<(String, String)>,
+    /// Name under which several servers share what stations send; empty if this one takes all.
+    pub group: String,
+    /// Whether to take what stations send, or only to publish.
+    pub subscribe: bool,
 }
 
 /// The sending side. Cheap to clone.
@@ -81,7 +85,9 @@ pub fn link(options: &LinkOptions, backoff: Backoff) -> (Poller, Link, mpsc::Rec
     let (deliveries_in, deliveries) = mpsc::channel(DELIVERIES);
     let link = Link { client, epoch: Arc::default(), connected };
     let broker = format!("{}:{}", options.host, options.port);
+    let filters = if options.subscribe { filters(&options.group) } else { Vec::new() };
     let poller = Poller {
+        filters,
         eventloop,
         link: link.clone(),
         deliveries: deliveries_in,
@@ -90,6 +96,17 @@ pub fn link(options: &LinkOptions, backoff: Backoff) -> (Poller, Link, mpsc::Rec
         broker,
     };
     (poller, link, deliveries)
+}
+
+/// What stations send. A group shares it: each message goes to one of its servers. Statuses are
+/// retained, which shared subscriptions leave out, so that every server takes them; storing one twice
+/// changes nothing.
+fn filters(group: &str) -> Vec<String> {
+    let up = match group {
+        "" => Topic::ALL_UP.to_owned(),
+        group => format!("$share/{group}/{}", Topic::ALL_UP),
+    };
+    vec![up, Topic::ALL_STATUS.to_owned()]
 }
 
 fn mqtt_options(link: &LinkOptions) -> MqttOptions {
@@ -149,6 +166,7 @@ impl SessionStore for NothingPending {
 
 /// The receiving side, to be run by [`poll`].
 pub struct Poller {
+    filters: Vec<String>,
     eventloop: EventLoop,
     link: Link,
     deliveries: mpsc::Sender<Delivery>,
@@ -183,8 +201,15 @@ impl Poller {
     fn on_connected(&mut self) {
         self.backoff.reset();
         // On every connection: the session may be new, and retained statuses come again.
-        let filters = [Topic::ALL_UP, Topic::ALL_STATUS]
-            .map(|filter| SubscribeFilterInput::new(filter, QoS::AtLeastOnce));
+        if self.filters.is_empty() {
+            info!(broker = self.broker, "connected to the broker");
+            self.connected.send_replace(true);
+            return;
+        }
+        let filters = self.filters.iter();
+        let filters: Vec<_> = filters
+            .map(|filter| SubscribeFilterInput::new(filter.clone(), QoS::AtLeastOnce))
+            .collect();
         if let Err(error) = self.link.client.try_subscribe_many(filters) {
             warn!(%error, "cannot subscribe; the next connection tries again");
         }
@@ -274,8 +299,8 @@ impl Link {
         self.client.try_publish(topic, payload, options).is_ok()
     }
 
-    /// Sends a message of QoS 1; the notice resolves when the broker has taken it, or says that it
-    /// must be sent again.
+    /// Sends a message of QoS 1, kept by the broker for those who come later if `retain`; the notice
+    /// resolves when the broker has taken it, or says that it must be sent again.
     ///
     /// # Errors
     /// If the link has ended.
@@ -283,8 +308,10 @@ impl Link {
         &self,
         topic: &str,
         payload: Vec<u8>,
+        retain: bool,
     ) -> Result<PublishNotice, ClientError> {
-        self.client.publish_tracked(topic, payload, PublishOptions::new(QoS::AtLeastOnce)).await
+        let options = PublishOptions::new(QoS::AtLeastOnce).retain(retain);
+        self.client.publish_tracked(topic, payload, options).await
     }
 
     /// Ends the connection in order. What is queued is sent before, for at most `limit`.

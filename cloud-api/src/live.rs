@@ -5,9 +5,11 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use serde::Serialize;
 use tokio::sync::{broadcast, mpsc};
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error};
 use uuid::Uuid;
@@ -110,6 +112,42 @@ pub async fn run(
         if let Err(error) = show(&live, &store, &clock, changed).await {
             // Watchers fetch the lists again by themselves now and then.
             debug!(%error, "a change was not shown");
+        }
+    }
+}
+
+/// How often a server that takes nothing in looks for what others took in.
+const LOOK: Duration = Duration::from_secs(1);
+/// Events found at one look.
+const FOUND: i64 = 500;
+
+/// Puts what other processes store on the stream, until `stop`: each event when it comes, and stations
+/// whenever they were heard from.
+pub async fn follow(live: Live, store: Store, clock: Clock, stop: CancellationToken) {
+    let (mut events_us, mut devices_us) = (clock.now_us(), clock.now_us());
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = sleep(LOOK) => {}
+        }
+        let found = async {
+            let mut changes = Changes::default();
+            for (id, alert, received_us) in store.events_received(events_us, FOUND).await? {
+                if alert {
+                    changes.alerts.push(id)
+                } else {
+                    changes.events.push(id)
+                }
+                events_us = events_us.max(received_us);
+            }
+            for (id, seen_us) in store.devices_seen(devices_us, FOUND).await? {
+                changes.devices.push(id);
+                devices_us = devices_us.max(seen_us);
+            }
+            show(&live, &store, &clock, changes).await
+        };
+        if let Err(error) = found.await {
+            debug!(%error, "cannot look for what others took in");
         }
     }
 }

@@ -6,7 +6,7 @@ use clap::Parser;
 use ecosight_cloud::cli::{Cli, Command, Settings};
 use ecosight_cloud::clock::Clock;
 use ecosight_cloud::config::{Config, default_file};
-use ecosight_cloud::{doctor, log, server, watch};
+use ecosight_cloud::{administer, doctor, http, log, server, training, watch};
 
 /// Exit code for a command line or a configuration that cannot be used.
 const USAGE: u8 = 2;
@@ -16,8 +16,8 @@ async fn main() -> ExitCode {
     // A second provider in the dependencies would make TLS panic at its first use.
     let _ = rustls::crypto::ring::default_provider().install_default();
     match Cli::parse().command {
-        Command::Serve(settings) => match configured(&settings) {
-            Ok(config) => finished(server::serve(config, Clock::system()).await),
+        Command::Serve(serve) => match configured(&serve.settings) {
+            Ok(config) => finished(server::serve(config, &serve.roles, Clock::system()).await),
             Err(code) => code,
         },
         Command::Migrate(settings) => match configured(&settings) {
@@ -28,13 +28,38 @@ async fn main() -> ExitCode {
             Ok(config) => finished(doctor::doctor(&config).await),
             Err(code) => code,
         },
+        Command::CreateAdmin(options) => match configured(&options.settings) {
+            Ok(config) => finished(administer::create_admin(&config, &options).await),
+            Err(code) => code,
+        },
+        Command::CreateApiKey(options) => match configured(&options.settings) {
+            Ok(config) => finished(administer::create_api_key(&config, &options).await),
+            Err(code) => code,
+        },
+        Command::MosquittoAcl(options) => match configured(&options.settings) {
+            Ok(config) => finished(administer::mosquitto_acl(&config, &options).await),
+            Err(code) => code,
+        },
+        Command::Export(options) => match configured(&options.settings) {
+            Ok(config) => finished(administer::export(&config, &options).await),
+            Err(code) => code,
+        },
         Command::Configfile => finished(log::print(&default_file())),
+        Command::Openapi => finished(print_openapi()),
+        Command::Train(arguments) => match training::run_trainer(&arguments) {
+            Ok(code) => code,
+            Err(error) => finished(Err(error)),
+        },
         Command::Watch(options) => {
             log::start(&Config::default().log);
             let seed = Clock::system().now_us() as u64 ^ u64::from(std::process::id());
             finished(watch::watch(options, seed).await)
         }
     }
+}
+
+fn print_openapi() -> anyhow::Result<()> {
+    log::print(&http::openapi_json()?)
 }
 
 fn configured(settings: &Settings) -> Result<Config, ExitCode> {

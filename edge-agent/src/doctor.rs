@@ -14,7 +14,8 @@ use crate::ear::EarError;
 use crate::health::{Health, free_bytes};
 use crate::source::{self, Begin, Microphone, Read};
 use crate::uplink::{Connection, Happening, options};
-use crate::{durable, ear, upload};
+use crate::{ear, upload};
+use ecosight_models::durable;
 
 /// One thing that was looked at.
 #[derive(Clone, Debug, Serialize)]
@@ -80,7 +81,8 @@ pub async fn examine(config: &Config) -> Vec<Check> {
     match ear::load(&config.model) {
         Ok(classifier) => {
             let bundle = classifier.bundle();
-            let found = format!("{} {} ({})", bundle.name, bundle.version, bundle.tag);
+            let choice = classifier.choice();
+            let found = format!("{} {} ({}), {choice}", bundle.name, bundle.version, bundle.tag);
             checks.push(Check::pass("model", found));
             checks.push(inference(&classifier));
         }
@@ -105,7 +107,7 @@ fn data_dir(config: &Config) -> Check {
     let path = &config.storage.data_dir;
     let probe = path.join("doctor.probe");
     let tried = std::fs::create_dir_all(path)
-        .and_then(|()| durable::write(&probe, b"probe"))
+        .and_then(|()| durable::write_file(&probe, b"probe"))
         .and_then(|()| std::fs::remove_file(&probe));
     match tried {
         Ok(()) => Check::pass("data directory", format!("{} is writable", path.display())),

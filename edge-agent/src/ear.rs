@@ -47,7 +47,16 @@ pub enum EarError {
 /// See [`EarError`].
 pub fn load(config: &config::Model) -> Result<Classifier, EarError> {
     let classifier = Classifier::load(config.bundle.as_deref(), config.yamnet.as_deref())?;
-    rules(config, classifier.bundle())?;
+    let bundle = classifier.bundle();
+    rules(config, bundle)?;
+    tracing::info!(
+        name = bundle.name,
+        version = bundle.version,
+        tag = %bundle.tag,
+        choice = classifier.choice().name(),
+        why = %classifier.choice(),
+        "model loaded"
+    );
     Ok(classifier)
 }
 

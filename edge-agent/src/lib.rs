@@ -12,7 +12,6 @@ pub mod clock;
 pub mod command;
 pub mod config;
 pub mod doctor;
-pub mod durable;
 pub mod ear;
 pub mod health;
 pub mod hearing;

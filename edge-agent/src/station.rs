@@ -16,9 +16,9 @@ use tokio::task::JoinHandle;
 use crate::clip;
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::durable;
 use crate::outbox::{Opened, Outbox, OutboxError, Quota};
 use crate::recorder::Storage;
+use ecosight_models::durable;
 
 /// The station as it runs now. Holds the lock on the data directory.
 #[derive(Debug)]
@@ -99,7 +99,7 @@ impl Station {
         let boot = stored.map_or(0, |(_, boot)| boot).max(boot_floor) + 1;
         let identity = Identity { device: id.to_string(), boot };
         let text = serde_json::to_vec(&identity).map_err(|e| unwritable(e.into()))?;
-        durable::write(&path, &text).map_err(unwritable)?;
+        durable::write_file(&path, &text).map_err(unwritable)?;
         Ok(Self { id, boot, data_dir: data_dir.into(), _lock: lock })
     }
 }
@@ -163,7 +163,10 @@ pub async fn start(config: &Config, clock: &Clock) -> anyhow::Result<Started> {
 fn lock(data_dir: &Path) -> Result<File, StationError> {
     let unwritable = |source| StationError::Unwritable { path: data_dir.into(), source };
     fs::create_dir_all(data_dir).map_err(unwritable)?;
-    let lock = durable::open_lock(&data_dir.join("agent.lock")).map_err(unwritable)?;
+    // Empty if it is new; its content never matters.
+    let mut options = fs::OpenOptions::new();
+    options.create(true).truncate(false).write(true);
+    let lock = options.open(data_dir.join("agent.lock")).map_err(unwritable)?;
     match lock.try_lock() {
         Ok(()) => Ok(lock),
         Err(fs::TryLockError::WouldBlock) => Err(StationError::Locked { path: data_dir.into() }),

@@ -125,7 +125,7 @@ fn write_config(path: &Path, folder: &Path, port: u16) -> io::Result<()> {
     let folder = folder.display();
     let text = format!(
         "listener {port} 127.0.0.1\nallow_anonymous true\nuser root\npersistence true\n\
-         persistence_location {folder}/\nmax_queued_messages 0\nlog_dest stderr\n"
+         persistence_location {folder}/\nmax_queued_messages 0\nmax_inflight_messages 0\nlog_dest stderr\n"
     );
     fs::write(path, text)
 }

@@ -23,7 +23,7 @@ use ecosight_models::onnx::{Attribute, Dim, GraphWriter};
 use ecosight_models::yamnet::golden::Sound;
 use ecosight_models::yamnet::{BATCH, Backbone, Exit};
 use ecosight_models::{
-    BundleFiles, Classifier, ClassifierOptions, HOP_SAMPLES, Window, Windower, transient,
+    Builtin, BundleFiles, Classifier, ClassifierOptions, HOP_SAMPLES, Window, Windower, transient,
 };
 
 /// Something to be timed: runs once and says for how many windows.
@@ -77,7 +77,7 @@ fn prepare(yamnet: &std::path::Path, what: &str) -> anyhow::Result<(Task, String
             let name = format!("{} {}", files.bundle.name, files.bundle.version);
             let options = ClassifierOptions { audioset: what == "station", batching: false };
             let classifier = Classifier::from_files(files, Some(yamnet), options)?;
-            let mut windower = Windower::new();
+            let mut windower = classifier.windower();
             windower.push(&sound[..HOP_SAMPLES]);
             let mut at = HOP_SAMPLES;
             let task = move || {
@@ -119,7 +119,7 @@ fn prepare(yamnet: &std::path::Path, what: &str) -> anyhow::Result<(Task, String
 
 /// The shipped bundle; in a build without one a head of the usual size with made-up weights.
 fn bundle() -> anyhow::Result<BundleFiles> {
-    if let Ok(files) = BundleFiles::builtin() {
+    if let Ok(files) = BundleFiles::builtin(Builtin::Full) {
         return Ok(files);
     }
     let (hidden, classes) = (128, 6);

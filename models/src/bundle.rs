@@ -113,8 +113,24 @@ pub enum BundleError {
 #[folder = "artifacts/"]
 struct Artifacts;
 
-/// File in `artifacts/` with the name of the folder that is the default bundle.
-const DEFAULT_POINTER: &str = "DEFAULT";
+/// One of the bundles in the binary.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Builtin {
+    /// The head on YAMNet.
+    Full,
+    /// The one that needs nothing else.
+    Compact,
+}
+
+impl Builtin {
+    /// File in `artifacts/` with the name of the folder that is this bundle.
+    fn pointer(self) -> &'static str {
+        match self {
+            Self::Full => "DEFAULT",
+            Self::Compact => "COMPACT",
+        }
+    }
+}
 
 impl Bundle {
     /// Reads and verifies the bundle in `dir`.
@@ -125,12 +141,12 @@ impl Bundle {
         BundleFiles::open(dir).map(|files| files.bundle)
     }
 
-    /// The bundle shipped in the binary.
+    /// A bundle shipped in the binary.
     ///
     /// # Errors
     /// [`BundleError::NoneBuiltIn`] if this build has none.
-    pub fn builtin() -> Result<Self, BundleError> {
-        BundleFiles::builtin().map(|files| files.bundle)
+    pub fn builtin(which: Builtin) -> Result<Self, BundleError> {
+        BundleFiles::builtin(which).map(|files| files.bundle)
     }
 
     /// The bundle as the wire and the HTTP interface name it.
@@ -171,12 +187,12 @@ impl BundleFiles {
         Self::collect(dir, read_bounded)
     }
 
-    /// The bundle shipped in the binary.
+    /// A bundle shipped in the binary.
     ///
     /// # Errors
     /// [`BundleError::NoneBuiltIn`] if this build has none.
-    pub fn builtin() -> Result<Self, BundleError> {
-        let pointer = Artifacts::get(DEFAULT_POINTER).ok_or(BundleError::NoneBuiltIn)?;
+    pub fn builtin(which: Builtin) -> Result<Self, BundleError> {
+        let pointer = Artifacts::get(which.pointer()).ok_or(BundleError::NoneBuiltIn)?;
         let name = String::from_utf8_lossy(&pointer.data).trim().to_owned();
         Self::collect(Path::new(&name), |path, _| {
             let key = path.to_string_lossy().replace('\\', "/");

@@ -2,16 +2,19 @@
 //!
 //! The one façade over a bundle, its head and the network below: load it once, hand it windows.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::bundle::{Bundle, BundleError, BundleFiles, Calibration, Normalisation, StreamSpec};
+use crate::bundle::{
+    Builtin, Bundle, BundleError, BundleFiles, Calibration, HEAD_FILE, Normalisation, StreamSpec,
+};
+use crate::compact::{self, CompactNetwork, CompactRunError};
 use crate::features::FeatureExtractor;
 use crate::network_plan::Plan;
 use crate::onnx;
 use crate::window::{Window, Windower};
 use crate::yamnet::golden::Sound;
-use crate::yamnet::{BackboneError, BackboneRunError};
+use crate::yamnet::{self, BackboneError, BackboneRunError};
 
 /// Why a model could not be loaded. The caller shows the message, which names the remedy; a station
 /// keeps the model that it has.
@@ -23,11 +26,13 @@ pub enum LoadError {
     /// YAMNet is not imported, or its file is damaged.
     #[error(transparent)]
     Backbone(#[from] BackboneError),
-    /// The bundle's head can't be run.
-    #[error("bundle {bundle}: head.onnx: {what}; get the bundle again from where it was made")]
-    Head {
+    /// A network of the bundle can't be run.
+    #[error("bundle {bundle}: {file}: {what}; get the bundle again from where it was made")]
+    Network {
         /// Name and version of the bundle.
         bundle: String,
+        /// The network's file in it.
+        file: &'static str,
         /// What is wrong.
         what: String,
     },
@@ -42,6 +47,12 @@ pub enum ClassifyError {
     /// The network failed.
     #[error(transparent)]
     Backbone(#[from] BackboneRunError),
+    /// The bundle's own network failed.
+    #[error(transparent)]
+    Compact(#[from] CompactRunError),
+    /// A defect of the caller, who has to take the windower from the classifier.
+    #[error("the windows are of another windower than the classifier's")]
+    Windower,
     /// The head failed.
     #[error("the head failed on a window: {0}")]
     Head(String),
@@ -81,13 +92,86 @@ pub struct Classifier {
 
 struct Inner {
     bundle: Bundle,
+    choice: Choice,
     features: FeatureExtractor,
     head: Plan,
 }
 
+/// Which bundle a classifier runs, and why that one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Choice {
+    /// The one that was asked for.
+    Named,
+    /// The built-in one on YAMNet, which is in this file.
+    Full {
+        /// The imported network.
+        backbone: PathBuf,
+    },
+    /// The built-in one with a network of its own, because YAMNet is in none of these places.
+    Compact {
+        /// Where it was looked for.
+        places: Vec<PathBuf>,
+    },
+}
+
+impl Choice {
+    /// `named`, `full` or `compact`.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Named => "named",
+            Self::Full { .. } => "full",
+            Self::Compact { .. } => "compact",
+        }
+    }
+}
+
+/// The reason, for people.
+impl std::fmt::Display for Choice {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Named => write!(f, "named by its directory"),
+            Self::Full { backbone } => write!(f, "full: YAMNet is here ({})", backbone.display()),
+            Self::Compact { places } => {
+                let places: Vec<String> =
+                    places.iter().map(|path| path.display().to_string()).collect();
+                write!(
+                    f,
+                    "compact: YAMNet is not imported (none of {} is there); `ecosight-models \
+                     import-yamnet --download` brings the full model",
+                    places.join(", ")
+                )
+            }
+        }
+    }
+}
+
+impl Choice {
+    /// The built-in bundle for this machine: the full one where YAMNet is, else the compact one. A
+    /// place that somebody named is taken at their word.
+    ///
+    /// # Errors
+    /// [`LoadError`] if this build has no such bundle, or YAMNet is missing where it was said to be.
+    pub fn builtin(backbone: Option<&Path>) -> Result<(Self, BundleFiles), LoadError> {
+        let full = |backbone| Ok((Self::Full { backbone }, BundleFiles::builtin(Builtin::Full)?));
+        match backbone {
+            Some(path) => full(path.to_owned()),
+            None => match yamnet::find() {
+                Ok(path) => full(path),
+                Err(error) if yamnet::is_named() => Err(error.into()),
+                Err(BackboneError::Missing { places }) => {
+                    Ok((Self::Compact { places }, BundleFiles::builtin(Builtin::Compact)?))
+                }
+                Err(error) => Err(error.into()),
+            },
+        }
+    }
+}
+
 impl Classifier {
-    /// `bundle`: a directory, or `None` for the one built into the binary. `backbone`: the imported
-    /// YAMNet file, or `None` to look in the usual places (see [`crate::yamnet::candidates`]).
+    /// `bundle`: a directory, or `None` for a built-in one, see [`Choice::builtin`]. `backbone`: the
+    /// imported YAMNet file, or `None` to look in the usual places (see
+    /// [`crate::yamnet::candidates`]).
     ///
     /// # Errors
     /// [`LoadError`], whose text names file and remedy.
@@ -104,30 +188,47 @@ impl Classifier {
         backbone: Option<&Path>,
         options: ClassifierOptions,
     ) -> Result<Self, LoadError> {
-        let files = match bundle {
-            Some(dir) => BundleFiles::open(dir)?,
-            None => BundleFiles::builtin()?,
-        };
-        Self::from_files(files, backbone, options)
+        match bundle {
+            Some(dir) => Self::from_files(BundleFiles::open(dir)?, backbone, options),
+            None => {
+                let (choice, files) = Choice::builtin(backbone)?;
+                Self::chosen(choice, files, backbone, options)
+            }
+        }
     }
 
     /// The same from files in memory.
     ///
     /// # Errors
     /// As [`Self::load`].
-    #[allow(
-        clippy::needless_pass_by_value,
-        reason = "the head's bytes are freed before the network is loaded, so that they never add up"
-    )]
     pub fn from_files(
         files: BundleFiles,
         backbone: Option<&Path>,
         options: ClassifierOptions,
     ) -> Result<Self, LoadError> {
-        let head = load_head(&files).map_err(|what| LoadError::Head {
-            bundle: format!("{} {}", files.bundle.name, files.bundle.version),
-            what,
-        })?;
+        Self::chosen(Choice::Named, files, backbone, options)
+    }
+
+    /// The same for a bundle that was chosen as `choice` says.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    #[allow(
+        clippy::needless_pass_by_value,
+        reason = "the bundle's bytes are freed before YAMNet is loaded, so that they never add up"
+    )]
+    pub fn chosen(
+        choice: Choice,
+        files: BundleFiles,
+        backbone: Option<&Path>,
+        options: ClassifierOptions,
+    ) -> Result<Self, LoadError> {
+        let broken = |file| {
+            let bundle = format!("{} {}", files.bundle.name, files.bundle.version);
+            move |what| LoadError::Network { bundle, file, what }
+        };
+        let head = load_head(&files).map_err(broken(HEAD_FILE))?;
+        let compact = load_compact(&files).map_err(broken(compact::NETWORK_FILE))?;
         let bundle = files.bundle.clone();
         drop(files);
         // AudioSet scores cost a whole network: without one they are not given.
@@ -135,10 +236,17 @@ impl Classifier {
         let features = FeatureExtractor::load_with(
             &bundle.manifest.streams,
             backbone,
+            compact,
             audioset,
             options.batching,
         )?;
-        Ok(Self { inner: Arc::new(Inner { bundle, features, head }) })
+        Ok(Self { inner: Arc::new(Inner { bundle, choice, features, head }) })
+    }
+
+    /// Why it is this bundle.
+    #[must_use]
+    pub fn choice(&self) -> &Choice {
+        &self.inner.choice
     }
 
     /// What the bundle says of itself.
@@ -156,7 +264,7 @@ impl Classifier {
     /// The front end for one stream.
     #[must_use]
     pub fn windower(&self) -> Windower {
-        Windower::new()
+        self.inner.features.windower()
     }
 
     /// One `Scores` per window, in order.
@@ -241,6 +349,16 @@ pub const GOLDEN_SECONDS: f32 = 1.935;
 /// Largest difference of golden scores that still counts as the same model: another published file
 /// of the same YAMNet may move a score this far.
 pub const GOLDEN_TOLERANCE: f32 = 0.05;
+
+/// The bundle's own network, where a stream needs it.
+fn load_compact(files: &BundleFiles) -> Result<Option<CompactNetwork>, String> {
+    let streams = &files.bundle.manifest.streams;
+    let Some(stream) = streams.iter().find(|stream| stream.name == compact::STREAM) else {
+        return Ok(None);
+    };
+    let file = files.file(compact::NETWORK_FILE).unwrap_or_default();
+    CompactNetwork::from_onnx(file, stream.len).map(Some)
+}
 
 fn load_head(files: &BundleFiles) -> Result<Plan, String> {
     let manifest = &files.bundle.manifest;

@@ -39,6 +39,12 @@ enum Command {
     /// Judge a bundle on labelled recordings that it was not trained on.
     #[cfg(feature = "train")]
     Evaluate(ecosight_models::train::cli::EvaluateArguments),
+    /// Write what the compact network learns from, for its training script.
+    #[cfg(feature = "train")]
+    ExportCompact(ecosight_models::compact::cli::ExportArguments),
+    /// Make a bundle of the compact network that the training script trained.
+    #[cfg(feature = "train")]
+    BundleCompact(ecosight_models::compact::cli::BundleArguments),
 }
 
 /// Which model.
@@ -63,6 +69,10 @@ pub(crate) fn run() -> ExitCode {
         Command::Train(arguments) => ecosight_models::train::cli::train(&arguments),
         #[cfg(feature = "train")]
         Command::Evaluate(arguments) => ecosight_models::train::cli::evaluate(&arguments),
+        #[cfg(feature = "train")]
+        Command::ExportCompact(arguments) => ecosight_models::compact::cli::run(&arguments),
+        #[cfg(feature = "train")]
+        Command::BundleCompact(arguments) => ecosight_models::compact::cli::bundle(&arguments),
     };
     match result {
         Ok(code) => code,

@@ -1,14 +1,65 @@
-//! The one way in which this crate writes files: whole or not at all, also across a power cut.
+//! The one way in which EcoSight writes files: whole or not at all, also across a power cut.
+//!
+//! A file is written beside its final name, flushed, renamed over it, and the folder is flushed
+//! too, so that a power cut leaves the old file or the new one and nothing between.
 
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-/// Where `path` is written before it is whole: beside it, so that the rename stays within one
-/// file system; named by this process, so that two writers do not meet.
-fn draft_of(path: &Path) -> io::Result<PathBuf> {
+/// A file that has no name yet: it lies beside its place until it is published, and is removed
+/// when it is dropped before.
+#[derive(Debug)]
+pub struct Draft {
+    path: PathBuf,
+    draft: PathBuf,
+}
+
+impl Draft {
+    /// Of the file `path`: within its folder, so that the rename stays within one file system;
+    /// named by this process, so that two writers do not meet.
+    ///
+    /// # Errors
+    /// `path` names no file.
+    pub fn of(path: &Path) -> io::Result<Self> {
+        Ok(Self { path: path.to_owned(), draft: beside(path)? })
+    }
+
+    /// Where it lies.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.draft
+    }
+
+    /// Opens it, empty.
+    ///
+    /// # Errors
+    /// What the file system said.
+    pub fn create(&self) -> io::Result<File> {
+        OpenOptions::new().write(true).create(true).truncate(true).open(&self.draft)
+    }
+
+    /// Gives it its name. The caller has flushed what it wrote.
+    ///
+    /// # Errors
+    /// What the file system said; what had the name before is untouched.
+    pub fn publish(self) -> io::Result<()> {
+        fs::rename(&self.draft, &self.path)?;
+        sync_folder_of(&self.path)
+    }
+}
+
+impl Drop for Draft {
+    fn drop(&mut self) {
+        // Once published it is no longer there; on a full disk its space is needed.
+        let _ = fs::remove_file(&self.draft);
+    }
+}
+
+fn beside(path: &Path) -> io::Result<PathBuf> {
     let name = path.file_name().ok_or_else(|| {
-        io::Error::new(io::ErrorKind::InvalidInput, format!("`{}` names no file", path.display()))
+        let what = format!("`{}` names no file", path.display());
+        io::Error::new(io::ErrorKind::InvalidInput, what)
     })?;
     let mut draft = std::ffi::OsString::from(".");
     draft.push(name);
@@ -17,42 +68,29 @@ fn draft_of(path: &Path) -> io::Result<PathBuf> {
 }
 
 fn folder_of(path: &Path) -> &Path {
-    match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    }
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-fn sync_folder(folder: &Path) -> io::Result<()> {
-    File::open(folder)?.sync_all()
-}
-
-#[allow(
-    clippy::disallowed_methods,
-    reason = "this is the durable writer: the draft is synced before it gets its name"
-)]
-fn write_synced(path: &Path, content: &[u8]) -> io::Result<()> {
-    let mut file = File::create(path)?;
-    file.write_all(content)?;
-    file.sync_all()
+/// Makes renames and removals in the folder of `path` last.
+///
+/// # Errors
+/// The folder cannot be opened or flushed.
+pub fn sync_folder_of(path: &Path) -> io::Result<()> {
+    File::open(folder_of(path))?.sync_all()
 }
 
 /// Writes `content` to `path`, making the folder if needed. When it returns, the new content
 /// survives a power cut; when it fails, what was there before is untouched.
 ///
 /// # Errors
-/// What the file system said.
+/// What the file system said. `ErrorKind::StorageFull` is worth another try when space was made.
 pub fn write_file(path: &Path, content: &[u8]) -> io::Result<()> {
-    let folder = folder_of(path);
-    fs::create_dir_all(folder)?;
-    let draft = draft_of(path)?;
-    let written = write_synced(&draft, content).and_then(|()| fs::rename(&draft, path));
-    if written.is_err() {
-        // The first error is the one to tell.
-        let _ = fs::remove_file(&draft);
-    }
-    written?;
-    sync_folder(folder)
+    fs::create_dir_all(folder_of(path))?;
+    let draft = Draft::of(path)?;
+    let mut file = draft.create()?;
+    file.write_all(content)?;
+    file.sync_all()?;
+    draft.publish()
 }
 
 /// Writes a folder of files that appears whole or not at all. A folder that is already there is
@@ -65,16 +103,14 @@ pub fn write_folder<'a>(
     path: &Path,
     files: impl IntoIterator<Item = (&'a str, &'a [u8])>,
 ) -> io::Result<()> {
-    let parent = folder_of(path);
-    fs::create_dir_all(parent)?;
-    let draft = draft_of(path)?;
+    fs::create_dir_all(folder_of(path))?;
+    let draft = beside(path)?;
     let retired = draft.with_extension("retired");
     let fill = || {
         fs::create_dir(&draft)?;
         for (name, content) in files {
-            write_synced(&draft.join(name), content)?;
+            write_file(&draft.join(name), content)?;
         }
-        sync_folder(&draft)?;
         if path.exists() {
             fs::rename(path, &retired)?;
         }
@@ -90,7 +126,7 @@ pub fn write_folder<'a>(
         }
     }
     written?;
-    sync_folder(parent)?;
+    sync_folder_of(path)?;
     if retired.exists() {
         fs::remove_dir_all(&retired)?;
     }

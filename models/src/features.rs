@@ -8,27 +8,38 @@ use std::path::Path;
 
 use crate::bundle::StreamSpec;
 use crate::classifier::{ClassifyError, LoadError};
+use crate::compact::{self, CompactNetwork};
 use crate::transient;
-use crate::window::Window;
+use crate::window::{Window, Windower};
 use crate::yamnet::{Backbone, Exit};
 
 /// All streams by name, for messages.
-pub const STREAM_NAMES: [&str; 5] =
-    ["yamnet.l12", "yamnet.l14", "yamnet.embedding", "yamnet.scores", TRANSIENT];
+pub const STREAM_NAMES: [&str; 7] = [
+    "yamnet.l12",
+    "yamnet.l14",
+    "yamnet.embedding",
+    "yamnet.scores",
+    TRANSIENT,
+    FOLLOWING,
+    compact::STREAM,
+];
 
-/// The stream that is measured directly on the sound.
+/// The stream that is measured directly on the sound, and the same of the next window.
 const TRANSIENT: &str = "transient";
+const FOLLOWING: &str = "transient.next";
 
-/// Numbers per window of the stream `name`, `None` if there is no such stream.
+/// Numbers per window of the stream `name`, `None` if there is no such stream, or if it is of the
+/// bundle's own making: `compact`, what the bundle's own network gives, see [`crate::compact`].
 ///
 /// - `yamnet.l12`, `yamnet.l14`: an inner layer's 512 channels, their means and then their maxima
 ///   over time and frequency.
 /// - `yamnet.embedding`: the 1024 means of the last layer.
 /// - `yamnet.scores`: 521 AudioSet scores.
 /// - `transient`: what is measured directly on the sound, see [`crate::transient`].
+/// - `transient.next`: the same of the next window, which is waited for.
 #[must_use]
 pub fn stream_len(name: &str) -> Option<usize> {
-    if name == TRANSIENT {
+    if name == TRANSIENT || name == FOLLOWING {
         return Some(transient::LEN);
     }
     Exit::of_stream(name).map(Exit::width)
@@ -39,6 +50,9 @@ pub fn stream_len(name: &str) -> Option<usize> {
 pub struct FeatureExtractor {
     sources: Vec<Source>,
     backbone: Option<Backbone>,
+    compact: Option<CompactNetwork>,
+    /// Whether a stream looks beyond the window.
+    waits: bool,
     /// Where the AudioSet scores stand in what the network gives.
     audioset: Option<Range<usize>>,
     len: usize,
@@ -50,6 +64,8 @@ enum Source {
     /// This part of what the network gives.
     Network(Range<usize>),
     Transient,
+    Following,
+    Compact,
 }
 
 /// The features of one window.
@@ -74,17 +90,19 @@ impl FeatureExtractor {
         backbone: Option<&Path>,
         audioset: bool,
     ) -> Result<Self, LoadError> {
-        Self::load_with(streams, backbone, audioset, false)
+        Self::load_with(streams, backbone, None, audioset, false)
     }
 
     /// [`Self::load`] with the choice to prepare for several windows at once as well: faster where
-    /// windows come in bulk, about 20 MB more memory.
+    /// windows come in bulk, about 20 MB more memory. `compact`: the bundle's own network, which the
+    /// stream of that name needs.
     ///
     /// # Errors
     /// As [`Self::load`].
     pub fn load_with(
         streams: &[StreamSpec],
         backbone: Option<&Path>,
+        compact: Option<CompactNetwork>,
         audioset: bool,
         batching: bool,
     ) -> Result<Self, LoadError> {
@@ -104,11 +122,13 @@ impl FeatureExtractor {
             let start: usize = before.map(|other| other.width()).sum();
             start..start + exit.width()
         };
-        let sources = streams
+        let sources: Vec<Source> = streams
             .iter()
             .map(|stream| match Exit::of_stream(&stream.name) {
                 Some(exit) => Ok(Source::Network(range_of(exit))),
                 None if stream.name == TRANSIENT => Ok(Source::Transient),
+                None if stream.name == FOLLOWING => Ok(Source::Following),
+                None if stream.name == compact::STREAM && compact.is_some() => Ok(Source::Compact),
                 None => Err(LoadError::UnknownStream(stream.name.clone())),
             })
             .collect::<Result<_, _>>()?;
@@ -117,8 +137,16 @@ impl FeatureExtractor {
             [] => None,
             exits => Some(Backbone::load(backbone, exits, batching)?),
         };
-        let len = streams.iter().filter_map(|stream| stream_len(&stream.name)).sum();
-        Ok(Self { sources, backbone, audioset, len })
+        let waits = sources.iter().any(|s| matches!(s, Source::Following | Source::Compact));
+        let len = sources
+            .iter()
+            .map(|source| match source {
+                Source::Network(range) => range.len(),
+                Source::Transient | Source::Following => transient::LEN,
+                Source::Compact => compact.as_ref().map_or(0, CompactNetwork::len),
+            })
+            .sum();
+        Ok(Self { sources, backbone, compact, waits, audioset, len })
     }
 
     /// Numbers per window.
@@ -139,7 +167,13 @@ impl FeatureExtractor {
         self.backbone.as_ref()
     }
 
-    /// One `Features` per window, in order.
+    /// The front end for one stream of sound: it makes what the feature streams need.
+    #[must_use]
+    pub fn windower(&self) -> Windower {
+        if self.waits { Windower::with_compact() } else { Windower::new() }
+    }
+
+    /// One `Features` per window, in order. The windows must be of [`Self::windower`].
     ///
     /// # Errors
     /// [`ClassifyError`] if the network failed.
@@ -151,18 +185,28 @@ impl FeatureExtractor {
             }
             None => vec![Vec::new(); windows.len()],
         };
-        Ok(windows.iter().zip(given).map(|(window, given)| self.assemble(window, &given)).collect())
+        windows.iter().zip(given).map(|(window, given)| self.assemble(window, &given)).collect()
     }
 
-    fn assemble(&self, window: &Window, given: &[f32]) -> Features {
+    fn assemble(&self, window: &Window, given: &[f32]) -> Result<Features, ClassifyError> {
         let mut values = Vec::with_capacity(self.len);
         for source in &self.sources {
             match source {
                 Source::Network(range) => values.extend_from_slice(&given[range.clone()]),
                 Source::Transient => values.extend_from_slice(window.transient()),
+                Source::Following => {
+                    let following = window.following().ok_or(ClassifyError::Windower)?;
+                    values.extend_from_slice(following);
+                }
+                Source::Compact => {
+                    let (Some(network), Some(patch)) = (&self.compact, window.compact()) else {
+                        return Err(ClassifyError::Windower);
+                    };
+                    values.extend(network.run(&patch.values)?);
+                }
             }
         }
         let audioset = self.audioset.clone().map(|range| given[range].into());
-        Features { values, audioset }
+        Ok(Features { values, audioset })
     }
 }

@@ -3,6 +3,7 @@
 pub mod audio;
 pub mod bundle;
 pub mod classifier;
+pub mod compact;
 pub mod detector;
 pub mod durable;
 pub mod eval;
@@ -17,8 +18,8 @@ pub mod transient;
 pub mod window;
 pub mod yamnet;
 
-pub use bundle::{Bundle, BundleError, BundleFiles};
-pub use classifier::{Classifier, ClassifierOptions, ClassifyError, LoadError, Scores};
+pub use bundle::{Builtin, Bundle, BundleError, BundleFiles};
+pub use classifier::{Choice, Classifier, ClassifierOptions, ClassifyError, LoadError, Scores};
 pub use detector::{Detector, DetectorOutput, Event};
 pub use features::{FeatureExtractor, Features};
 pub use window::{Window, Windower};

@@ -1,11 +1,13 @@
-//! Path: logmel → window → yamnet, transient → detector
+//! Path: logmel → window → yamnet, compact, transient → detector
 //!
 //! One stream of sound to windows of 0.96 s every 0.48 s, each with what the ears need of it. Each
 //! spectrum is computed once and serves the log-mel patch and the transient numbers of every
 //! window it belongs to. Everything looks into the past only, so that a window is ready as soon
-//! as its last sample is heard.
+//! as its last sample is heard; only the compact network's picture reaches one hop beyond it, and
+//! a windower that makes it holds each window back for as long.
 
 use crate::audio::sane;
+use crate::compact::{self, Patch, Spectrogram};
 use crate::logmel::{
     BANDS, FRAME_HOP, FRAME_SAMPLES, LogMel, PATCH_FRAMES, PATCH_HOP, PATCH_SAMPLES,
 };
@@ -36,6 +38,14 @@ pub struct Window {
     end_sample: u64,
     log_mel: Box<[f32; PATCH_LEN]>,
     transient: [f32; transient::LEN],
+    ahead: Option<Box<Prospect>>,
+}
+
+/// What is known of a window only a hop after its end.
+#[derive(Clone, Debug, PartialEq)]
+struct Prospect {
+    patch: Patch,
+    following: [f32; transient::LEN],
 }
 
 impl Window {
@@ -58,6 +68,7 @@ impl Window {
             end_sample,
             log_mel,
             transient,
+            ahead: None,
         }
     }
 
@@ -71,8 +82,19 @@ impl Window {
         &self.transient
     }
 
+    /// The compact network's input, where the windower makes it.
+    pub fn compact(&self) -> Option<&Patch> {
+        self.ahead.as_ref().map(|ahead| &ahead.patch)
+    }
+
+    /// The `transient` numbers of the next window, where the windower waits for it; the window's
+    /// own where the stream ends with it.
+    pub fn following(&self) -> Option<&[f32; transient::LEN]> {
+        self.ahead.as_ref().map(|ahead| &ahead.following)
+    }
+
     /// Stream position up to which sound was heard for this window (exclusive): 0.975 s after its
-    /// start, or the end of the stream.
+    /// start, with the compact network's input 1.455 s, or the end of the stream.
     pub fn end_sample(&self) -> u64 {
         self.end_sample
     }
@@ -90,6 +112,7 @@ impl Window {
 pub struct Windower {
     log_mel: LogMel,
     transient: Transient,
+    ahead: Option<Ahead>,
     /// Log-mel frames, the newest last; the last 96 make a patch. Twice as long, so that making
     /// room is rare.
     frames: Vec<[f32; BANDS]>,
@@ -106,12 +129,29 @@ pub struct Windower {
     finished: bool,
 }
 
+/// What a window waits for.
+struct Ahead {
+    spectrogram: Spectrogram,
+    /// Complete but for its picture.
+    held: Option<Window>,
+}
+
 impl Windower {
     /// A windower at the start of a stream.
     pub fn new() -> Self {
+        Self::of(None)
+    }
+
+    /// A windower whose windows also carry the compact network's input. Each comes one hop later.
+    pub fn with_compact() -> Self {
+        Self::of(Some(Ahead { spectrogram: Spectrogram::new(), held: None }))
+    }
+
+    fn of(ahead: Option<Ahead>) -> Self {
         Self {
             log_mel: LogMel::new(),
             transient: Transient::new(),
+            ahead,
             frames: Vec::with_capacity(2 * PATCH_FRAMES),
             frame_count: 0,
             pending: Vec::new(),
@@ -139,6 +179,28 @@ impl Windower {
 
     /// Next complete window, if any.
     pub fn next_window(&mut self) -> Option<Window> {
+        loop {
+            let next = self.next_heard();
+            let Some(ahead) = &mut self.ahead else { return next };
+            match next {
+                Some(next) => {
+                    let following = next.transient;
+                    if let Some(window) = ahead.held.replace(next) {
+                        return Some(self.completed(window, following));
+                    }
+                }
+                None if self.finished => {
+                    let window = ahead.held.take()?;
+                    let following = window.transient;
+                    return Some(self.completed(window, following));
+                }
+                None => return None,
+            }
+        }
+    }
+
+    /// Next window whose last sample is heard.
+    fn next_heard(&mut self) -> Option<Window> {
         while let Some(samples) =
             self.pending.get(self.done..).and_then(<[f32]>::first_chunk::<FRAME_SAMPLES>)
         {
@@ -150,6 +212,9 @@ impl Windower {
             self.log_mel.frame(samples, &mut frame);
             self.frames.push(frame);
             self.transient.push(self.log_mel.power());
+            if let Some(ahead) = &mut self.ahead {
+                ahead.spectrogram.push(self.log_mel.power());
+            }
             self.done += FRAME_HOP;
             self.frame_count += 1;
             let patch_frames = PATCH_FRAMES as u64;
@@ -179,6 +244,10 @@ impl Windower {
     /// [`Windower::finish`] and take the last windows first where the sound before the gap counts.
     pub fn reset(&mut self, next_sample: u64) {
         self.transient.clear();
+        if let Some(ahead) = &mut self.ahead {
+            ahead.spectrogram.clear();
+            ahead.held = None;
+        }
         self.frames.clear();
         self.frame_count = 0;
         self.pending.clear();
@@ -208,7 +277,23 @@ impl Windower {
             end_sample: self.origin + end,
             log_mel,
             transient: measure.numbers,
+            ahead: None,
         }
+    }
+
+    /// Adds what a window was held back for.
+    fn completed(&mut self, mut window: Window, following: [f32; transient::LEN]) -> Window {
+        if let Some(ahead) = &mut self.ahead {
+            let start = window.start_sample - self.origin;
+            let end = start + (WINDOW_SAMPLES + compact::LOOK_AHEAD_SAMPLES) as u64;
+            let frame = (FRAME_HOP * compact::FRAME_STEPS) as u64;
+            let heard =
+                self.heard.min(start + (PATCH_SAMPLES + compact::LOOK_AHEAD_SAMPLES) as u64);
+            let patch = ahead.spectrogram.patch(end / frame, Spectrogram::frames_in(heard));
+            window.ahead = Some(Box::new(Prospect { patch, following }));
+            window.end_sample = self.origin + heard;
+        }
+        window
     }
 }
 

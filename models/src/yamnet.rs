@@ -20,7 +20,7 @@ pub use export::to_onnx;
 pub use flatbuffer::Malformed;
 pub use import::{ImportError, MAX_FILE_BYTES, read_tflite};
 pub use network::{CLASSES, Conv, ConvShape, EMBEDDING_LEN, Network, conv_shapes};
-pub use place::{ENV, candidates, default_path};
+pub use place::{ENV, candidates, default_path, find, is_named};
 
 /// Name of the network in manifests.
 pub const ARCHITECTURE: &str = "yamnet-v1";

@@ -67,8 +67,15 @@ pub(super) const KEYS: &[Key] = &[
     },
     Key {
         section: "http",
+        name: "rate_limit",
+        doc: "Requests a second of one user, key, station or address; 0 for any number.",
+        set: |c, v| count(&v, 0, 1_000_000).map(|v| c.http.rate_limit = v as u32),
+        get: |c| Some(c.http.rate_limit.to_string()),
+    },
+    Key {
+        section: "http",
         name: "cors_origins",
-        doc: "Web origins that may call the API from a browser, as in [\"https://map.example\"].",
+        doc: "Web origins that may call the API from a browser, as in [\"https://map.example\"]; \"*\" for all.",
         set: |c, v| origins(v).map(|v| c.http.cors_origins = v),
         get: |c| Some(listed(&c.http.cors_origins)),
     },
@@ -99,6 +106,13 @@ pub(super) const KEYS: &[Key] = &[
         doc: "Name of the server's session; two servers on one broker need two names.",
         set: |c, v| client_id(v).map(|v| c.mqtt.client_id = v),
         get: |c| Some(quoted(&c.mqtt.client_id)),
+    },
+    Key {
+        section: "mqtt",
+        name: "shared_group",
+        doc: "Name under which several servers share what stations send; empty for one server.",
+        set: |c, v| group(v).map(|v| c.mqtt.shared_group = v),
+        get: |c| Some(quoted(&c.mqtt.shared_group)),
     },
     Key {
         section: "mqtt",
@@ -145,16 +159,30 @@ pub(super) const KEYS: &[Key] = &[
     Key {
         section: "model",
         name: "threads",
-        doc: "Classifications that run at one time; 0 for one per core.",
+        doc: "Threads that classify; 0 for one per core.",
         set: |c, v| count(&v, 0, 1_024).map(|v| c.model.threads = v),
         get: |c| Some(c.model.threads.to_string()),
     },
     Key {
         section: "model",
         name: "queue",
-        doc: "Classifications that may wait; more are answered 503.",
-        set: |c, v| count(&v, 0, 1_024).map(|v| c.model.queue = v),
+        doc: "Files that may wait; more are answered 503.",
+        set: |c, v| count(&v, 0, 65_536).map(|v| c.model.queue = v),
         get: |c| Some(c.model.queue.to_string()),
+    },
+    Key {
+        section: "model",
+        name: "max_wait",
+        doc: "A file that would wait longer is answered 503.",
+        set: |c, v| span(v).map(|v| c.model.max_wait = v),
+        get: |c| Some(spelled(c.model.max_wait)),
+    },
+    Key {
+        section: "model",
+        name: "audioset",
+        doc: "Whether every prediction names AudioSet classes, at twice the time; else those that ask.",
+        set: |c, v| truth(v).map(|v| c.model.audioset = v),
+        get: |c| Some(c.model.audioset.to_string()),
     },
     Key {
         section: "log",
@@ -254,7 +282,9 @@ fn origins(value: Written) -> Result<Vec<String>, String> {
     };
     for origin in &origins {
         let host = origin.strip_prefix("https://").or_else(|| origin.strip_prefix("http://"));
-        if !host.is_some_and(|host| !host.is_empty() && !host.contains(['/', '*', ' '])) {
+        if origin != "*"
+            && !host.is_some_and(|host| !host.is_empty() && !host.contains(['/', '*', ' ']))
+        {
             return Err(format!("{origin:?} is no origin; write it as in \"https://map.example\""));
         }
     }
@@ -283,6 +313,13 @@ fn client_id(value: Written) -> Result<String, String> {
         Ok(id)
     } else {
         Err(format!("{id:?} is no session name; write 1 to 64 of a-z, 0-9, '-' and '_'"))
+    }
+}
+
+fn group(value: Written) -> Result<String, String> {
+    match text(value)? {
+        none if none.is_empty() => Ok(none),
+        name => client_id(Written::Text(name)),
     }
 }
 

@@ -41,7 +41,9 @@ pub struct HttpConfig {
     pub idle_timeout: Duration,
     /// Time for one request, from its head to its answer; uploads of clips have their own rule.
     pub request_timeout: Duration,
-    /// Web origins that may call the API from a browser; none but our own page by default.
+    /// Requests a second of one caller; 0 for any number.
+    pub rate_limit: u32,
+    /// Web origins that may call the API from a browser, `*` for all; none but our own page by default.
     pub cors_origins: Vec<String>,
 }
 
@@ -61,6 +63,8 @@ pub struct MqttConfig {
     pub listen: SocketAddr,
     /// Name of the server's session at the broker. Two servers on one broker need two names.
     pub client_id: String,
+    /// Name under which several servers share what stations send; empty for one server.
+    pub shared_group: String,
     /// User name for an external broker; empty for none.
     pub username: String,
     /// File that holds the password for it.
@@ -97,10 +101,14 @@ pub struct ModelConfig {
     pub bundle: Option<PathBuf>,
     /// The imported YAMNet file; the usual places if not set.
     pub yamnet: Option<PathBuf>,
-    /// Classifications that run at one time; 0 for one per core.
+    /// Threads that classify; 0 for one per core.
     pub threads: usize,
-    /// Classifications that may wait; more are answered 503.
+    /// Files that may wait; more are answered 503.
     pub queue: usize,
+    /// A file that would wait longer is answered 503.
+    pub max_wait: Duration,
+    /// Whether every prediction names AudioSet classes, and not only those that ask for it.
+    pub audioset: bool,
 }
 
 /// What is written to stderr.
@@ -147,6 +155,7 @@ impl Default for Config {
                 header_timeout: Duration::from_secs(10),
                 idle_timeout: Duration::from_secs(30),
                 request_timeout: Duration::from_secs(60),
+                rate_limit: 0,
                 cors_origins: Vec::new(),
             },
             database: DatabaseConfig { url: String::new() },
@@ -154,6 +163,7 @@ impl Default for Config {
                 broker: BrokerChoice::Embedded,
                 listen: SocketAddr::from(([127, 0, 0, 1], 1883)),
                 client_id: "ecosight-cloud".into(),
+                shared_group: String::new(),
                 username: String::new(),
                 password_file: None,
             },
@@ -161,7 +171,14 @@ impl Default for Config {
                 data_dir: PathBuf::new(),
                 keep_telemetry: Duration::from_secs(90 * 24 * 3_600),
             },
-            model: ModelConfig { bundle: None, yamnet: None, threads: 0, queue: 8 },
+            model: ModelConfig {
+                bundle: None,
+                yamnet: None,
+                threads: 0,
+                queue: 256,
+                max_wait: Duration::from_millis(1_500),
+                audioset: false,
+            },
             log: LogConfig { filter: "info,rumqttd=off,sqlx=warn".into(), json: false },
         }
     }
@@ -192,9 +209,6 @@ impl Config {
     #[must_use]
     pub fn validate(&self) -> Vec<Fault> {
         let mut faults = Vec::new();
-        if !self.http.listen.ip().is_loopback() {
-            faults.push(exposed("http.listen", self.http.listen));
-        }
         if self.mqtt.broker == BrokerChoice::Embedded {
             if !self.mqtt.listen.ip().is_loopback() {
                 faults.push(exposed("mqtt.listen", self.mqtt.listen));
@@ -246,9 +260,9 @@ fn exposed(key: &str, address: SocketAddr) -> Fault {
     Fault {
         place: key.into(),
         what: format!(
-            "{address} can be reached from other machines, and this version has no accounts: \
-             anyone there could read, forge and delete. Listen on 127.0.0.1 and put a TLS proxy \
-             with authentication on this host in front of it"
+            "{address} can be reached from other machines, and the embedded broker knows no \
+             passwords: anyone there could read and forge. Keep it on 127.0.0.1, and use Mosquitto \
+             for stations elsewhere (`ecosight-cloud mosquitto-acl` writes its files)"
         ),
     }
 }

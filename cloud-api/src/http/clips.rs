@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::body::{Body, Bytes};
-use axum::extract::{Path, Request, State};
+use axum::extract::{Extension, Path, Request, State};
 use axum::http::header::{
     ACCEPT_RANGES, CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE,
     ETAG, IF_NONE_MATCH, RANGE,
@@ -16,10 +16,13 @@ use serde::{Deserialize, Serialize};
 use tokio::io::AsyncReadExt;
 use tokio_util::io::ReaderStream;
 use tracing::{debug, error};
+use utoipa::ToSchema;
 use uuid::Uuid;
 
+use super::accounts::log;
 use super::events::id;
 use super::{Api, Problem};
+use crate::access::Caller;
 use crate::clips::{MAX_CLIP_BYTES, Part, Progress};
 use crate::live::show_event;
 use crate::store::{ClipDeclaration, ClipRow, ClipStatus, Declared};
@@ -27,33 +30,57 @@ use crate::store::{ClipDeclaration, ClipRow, ClipStatus, Declared};
 const UPLOAD_OFFSET: HeaderName = HeaderName::from_static("upload-offset");
 const UPLOAD_COMPLETE: HeaderName = HeaderName::from_static("upload-complete");
 
-#[derive(Deserialize)]
-struct Declaration {
+/// What a station says of a recording before it sends the bytes.
+#[derive(Deserialize, ToSchema)]
+pub(super) struct Declaration {
     event_id: Uuid,
     device_id: Uuid,
+    /// 64 hexadecimal digits.
     sha256: String,
     bytes: u64,
     duration_ms: u32,
+    /// `flac` or `wav`.
     format: String,
 }
 
-#[derive(Serialize)]
+/// How far an upload is.
+#[derive(Serialize, ToSchema)]
 pub(super) struct Upload {
     id: Uuid,
     offset: u64,
     status: &'static str,
 }
 
-/// `POST /api/v1/clips`
+/// Declares a recording, whose bytes come by PUT
+#[utoipa::path(
+    post,
+    path = "/api/v1/clips",
+    operation_id = "declare_clip",
+    tag = "clips",
+    request_body = Declaration,
+    responses(
+        (status = 201, body = Upload),
+        (status = 200, body = Upload, description = "It was declared before"),
+        (status = 409, description = "The event has another recording"),
+    )
+)]
 pub(super) async fn declare(
     State(api): State<Arc<Api>>,
+    Extension(caller): Extension<Caller>,
     body: Result<Bytes, axum::extract::rejection::BytesRejection>,
 ) -> Result<Response, Problem> {
     let body = body.map_err(|error| Problem::new(error.status(), error.body_text()))?;
     let declaration: Declaration = serde_json::from_slice(&body).map_err(|error| {
         Problem::bad_request(format!("The declaration is not as it should be: {error}."))
     })?;
-    let (status, clip) = match api.store.declare_clip(&checked(declaration)?).await? {
+    let declaration = checked(declaration)?;
+    if matches!(&caller, Caller::Station { device, .. } if *device != declaration.device) {
+        return Err(Problem::new(
+            StatusCode::FORBIDDEN,
+            "device_id: a station declares its own recordings only.",
+        ));
+    }
+    let (status, clip) = match api.store.declare_clip(&declaration).await? {
         Declared::New(clip) => (StatusCode::CREATED, clip),
         Declared::Known(clip) => (StatusCode::OK, clip),
         Declared::Conflict(clip) => {
@@ -104,12 +131,21 @@ fn upload_state(id: Uuid, progress: Progress) -> Upload {
     Upload { id, offset: progress.offset, status: progress.status.name() }
 }
 
-/// `HEAD /api/v1/clips/{id}/data`
+/// How far an upload is: `Upload-Offset`, `Upload-Complete`
+#[utoipa::path(
+    head,
+    path = "/api/v1/clips/{id}/data",
+    operation_id = "clip_offset",
+    tag = "clips",
+    params(("id" = Uuid, Path)),
+    responses((status = 200), (status = 404))
+)]
 pub(super) async fn offset(
     State(api): State<Arc<Api>>,
+    Extension(caller): Extension<Caller>,
     Path(text): Path<String>,
 ) -> Result<Response, Problem> {
-    let clip = known(&api, &text).await?;
+    let clip = known(&api, &caller, &text).await?;
     let progress = api.clips.progress(&clip).await?;
     show_if_stored(&api, &clip, progress).await;
     let complete = if progress.status == ClipStatus::Stored { "?1" } else { "?0" };
@@ -121,13 +157,30 @@ pub(super) async fn offset(
     Ok(headers.into_response())
 }
 
-/// `PUT /api/v1/clips/{id}/data`
+/// Takes a part of a recording, or all of it
+#[utoipa::path(
+    put,
+    path = "/api/v1/clips/{id}/data",
+    operation_id = "upload_clip",
+    tag = "clips",
+    params(
+        ("id" = Uuid, Path),
+        ("Content-Range" = Option<String>, Header, description = "bytes FIRST-LAST/TOTAL"),
+    ),
+    request_body(content = String, content_type = "application/octet-stream"),
+    responses(
+        (status = 200, body = Upload),
+        (status = 409, description = "Send from Upload-Offset"),
+        (status = 422, description = "Not what was declared; send it again"),
+    )
+)]
 pub(super) async fn upload(
     State(api): State<Arc<Api>>,
+    Extension(caller): Extension<Caller>,
     Path(text): Path<String>,
     request: Request,
 ) -> Result<Json<Upload>, Problem> {
-    let clip = known(&api, &text).await?;
+    let clip = known(&api, &caller, &text).await?;
     let part = part(request.headers(), clip.bytes as u64)?;
     let bytes = request.into_body().into_data_stream();
     let progress = api.clips.take(&clip, part, bytes).await?;
@@ -168,19 +221,31 @@ async fn show_if_stored(api: &Api, clip: &ClipRow, progress: Progress) {
     }
 }
 
-/// `GET /api/v1/clips/{id}/data`
+/// A recording, or a range of it
+#[utoipa::path(
+    get,
+    path = "/api/v1/clips/{id}/data",
+    operation_id = "download_clip",
+    tag = "clips",
+    params(
+        ("id" = Uuid, Path),
+        ("Range" = Option<String>, Header, description = "bytes=FIRST-LAST"),
+    ),
+    responses(
+        (status = 200, content_type = "audio/flac"),
+        (status = 206, content_type = "audio/flac"),
+        (status = 304, description = "The recording that If-None-Match names"),
+        (status = 404, description = "No such recording, or not here yet"),
+        (status = 416, description = "Outside the recording"),
+    )
+)]
 pub(super) async fn download(
     State(api): State<Arc<Api>>,
+    Extension(caller): Extension<Caller>,
     Path(text): Path<String>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let clip = known(&api, &text).await?;
-    if clip.status() != ClipStatus::Stored {
-        return Err(Problem::not_found(format!(
-            "The recording of event {} is not here yet: {}.",
-            clip.id, clip.status
-        )));
-    }
+    let clip = stored(&api, &caller, &text).await?;
     let tag = format!("\"{}\"", clip.sha256);
     if headers.get(IF_NONE_MATCH).is_some_and(|seen| seen.as_bytes() == tag.as_bytes()) {
         return Ok(StatusCode::NOT_MODIFIED.into_response());
@@ -200,12 +265,13 @@ pub(super) async fn download(
             .with(CONTENT_RANGE, none.unwrap_or(HeaderValue::from_static("bytes */*"))));
         }
     };
+    if let (Caller::Account(account), 0) = (&caller, first) {
+        // A player asks for more ranges; it began here.
+        log(&api, account.actor.clone(), "clip.play", &text, String::new()).await?;
+    }
     let file = api.clips.read(&clip, first).await.map_err(|error| {
         error!(clip = %clip.id, %error, "a stored recording cannot be read");
-        Problem::new(
-            StatusCode::INTERNAL_SERVER_ERROR,
-            "The recording cannot be read; see the log.",
-        )
+        Problem::of_disk(&error, "recording")
     })?;
     let body = Body::from_stream(ReaderStream::new(file.take(len)));
     let format = clip.format();
@@ -254,9 +320,34 @@ fn wanted_range(text: &str, total: u64) -> Wanted {
     }
 }
 
-async fn known(api: &Api, text: &str) -> Result<ClipRow, Problem> {
-    let clip = api.store.clip(id("id", text)?).await?;
-    clip.ok_or_else(|| Problem::not_found(format!("There is no recording {text}.")))
+/// A recording that the caller may have to do with: a station with its own, an account with those of
+/// its sites.
+async fn known(api: &Api, caller: &Caller, text: &str) -> Result<ClipRow, Problem> {
+    let missing = || Problem::not_found(format!("There is no recording {text}."));
+    let clip = api.store.clip(id("id", text)?).await?.ok_or_else(missing)?;
+    let own = match caller {
+        Caller::Local => true,
+        Caller::Anonymous => false,
+        Caller::Station { device, .. } => *device == clip.device_id,
+        Caller::Account(account) if account.sites.is_none() => true,
+        Caller::Account(_) => {
+            let event = api.store.event(clip.id).await?;
+            event.is_some_and(|event| caller.sees(&event.site_id))
+        }
+    };
+    own.then_some(clip).ok_or_else(missing)
+}
+
+/// A recording that is whole.
+pub(super) async fn stored(api: &Api, caller: &Caller, text: &str) -> Result<ClipRow, Problem> {
+    let clip = known(api, caller, text).await?;
+    if clip.status() == ClipStatus::Stored {
+        return Ok(clip);
+    }
+    Err(Problem::not_found(format!(
+        "The recording of event {} is not here yet: {}.",
+        clip.id, clip.status
+    )))
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::Router;
+use axum::http::Request;
 use futures_util::future::BoxFuture;
 use hyper::server::conn::http1;
 use hyper::service::Service;
@@ -23,6 +24,7 @@ use tokio::time::{Instant, Sleep, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
+use crate::access::Peer;
 use crate::config::HttpConfig;
 
 /// Why the server cannot be reached. The program ends; the operator frees the port or names another.
@@ -82,7 +84,8 @@ pub async fn serve(
         }
         let requests = Arc::new(Requests::default());
         let stream = TokioIo::new(Watched::new(stream, config.idle_timeout, requests.clone()));
-        let service = Counted { service: TowerToHyperService::new(router.clone()), requests };
+        let service = TowerToHyperService::new(router.clone());
+        let service = Counted { service, requests, peer: Peer(address) };
         let connection = graceful.watch(protocol.serve_connection(stream, service));
         tokio::spawn(async move {
             if let Err(error) = connection.await {
@@ -126,18 +129,20 @@ impl Drop for Working {
 struct Counted<S> {
     service: S,
     requests: Arc<Requests>,
+    peer: Peer,
 }
 
-impl<S, R> Service<R> for Counted<S>
+impl<S, B> Service<Request<B>> for Counted<S>
 where
-    S: Service<R>,
+    S: Service<Request<B>>,
     S::Future: Send + 'static,
 {
     type Response = S::Response;
     type Error = S::Error;
     type Future = BoxFuture<'static, Result<S::Response, S::Error>>;
 
-    fn call(&self, request: R) -> Self::Future {
+    fn call(&self, mut request: Request<B>) -> Self::Future {
+        request.extensions_mut().insert(self.peer);
         let working = Working::new(&self.requests);
         let answer = self.service.call(request);
         Box::pin(async move {

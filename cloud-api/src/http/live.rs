@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::sync::Arc;
 
-use axum::extract::State;
+use axum::extract::{Extension, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
@@ -11,14 +11,31 @@ use futures_util::{Stream, StreamExt, future, stream};
 use tokio_stream::wrappers::BroadcastStream;
 
 use super::Api;
+use crate::access::Caller;
+use crate::documents::json_shown_to;
 use crate::live::{Happening, Live};
 
-/// `GET /api/v1/live`
-pub(super) async fn watch(State(api): State<Arc<Api>>, headers: HeaderMap) -> Response {
+/// What happens now, as server-sent events
+///
+/// Events are `alert`, `detection`, `clip` (an event as JSON) and `device` (a station as JSON). With
+/// `Last-Event-ID`, what came after it and is still known comes first.
+#[utoipa::path(
+    get,
+    path = "/api/v1/live",
+    tag = "events",
+    params(("Last-Event-ID" = Option<String>, Header, description = "The last id that was seen")),
+    responses((status = 200, content_type = "text/event-stream", body = String))
+)]
+pub(super) async fn watch(
+    State(api): State<Arc<Api>>,
+    Extension(caller): Extension<Caller>,
+    headers: HeaderMap,
+) -> Response {
     let last_seen = headers.get("last-event-id").and_then(|id| id.to_str().ok()?.parse().ok());
-    let happenings = happenings(&api.live, last_seen)
-        .take_until(api.stop.clone().cancelled_owned())
-        .map(|happening| Ok::<_, Infallible>(event(&happening)));
+    let happenings =
+        happenings(&api.live, last_seen).take_until(api.stop.clone().cancelled_owned()).filter_map(
+            move |happening| future::ready(event(&happening, &caller).map(Ok::<_, Infallible>)),
+        );
     let mut response =
         Sse::new(happenings).keep_alive(KeepAlive::new().interval(api.heartbeat)).into_response();
     // nginx would hold the stream back otherwise.
@@ -37,6 +54,11 @@ fn happenings(live: &Live, last_seen: Option<u64>) -> impl Stream<Item = Happeni
     stream::iter(missed).chain(now)
 }
 
-fn event(happening: &Happening) -> Event {
-    Event::default().id(happening.id.to_string()).event(happening.kind).data(&*happening.json)
+/// The happening as the caller may see it; `None` if it is not the caller's to see.
+fn event(happening: &Happening, caller: &Caller) -> Option<Event> {
+    let event = Event::default().id(happening.id.to_string()).event(happening.kind);
+    if caller.sites().is_none() && caller.sees_positions() {
+        return Some(event.data(&*happening.json));
+    }
+    json_shown_to(&happening.json, caller).map(|json| event.data(json))
 }

@@ -1,15 +1,27 @@
 //! Path: store, live, inference → **http** → page, programs, stations
 //!
-//! The API. Its shapes are documented where they are made; errors are [`problem`] documents.
+//! The API. Its shapes are documented where they are made, and `/openapi.json` is made from that;
+//! errors are [`problem`] documents.
 
+#![allow(unused_qualifications, reason = "utoipa's attributes write every path in full")]
+
+mod accounts;
 mod clips;
+mod docs;
 mod edge;
 mod events;
+mod export;
+mod fleet;
+mod form;
+mod jobs;
 mod listener;
 mod live;
+mod model;
 mod page;
+mod pictures;
 mod predict;
 mod problem;
+mod samples;
 mod system;
 
 use std::sync::Arc;
@@ -17,23 +29,32 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
-use axum::http::{HeaderValue, Method};
+use axum::http::{HeaderValue, Method, header};
 use axum::middleware::{from_fn, from_fn_with_state};
-use axum::routing::{get, post};
+use metrics_exporter_prometheus::PrometheusHandle;
+use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::compression::CompressionLayer;
 use tower_http::compression::predicate::{DefaultPredicate, NotForContentType, Predicate};
-use tower_http::cors::CorsLayer;
+use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
+use utoipa::openapi::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
+use crate::access::{Guard, Passwords, guard};
+use crate::chance::Chance;
 use crate::clips::Clips;
 use crate::clock::Clock;
 use crate::config::HttpConfig;
 use crate::inference::{Inference, MAX_FILE_BYTES};
 use crate::link::Link;
 use crate::live::Live;
+use crate::samples::Samples;
 use crate::store::Store;
+use crate::tally::Tally;
 
+pub use docs::openapi_json;
 pub use listener::{ListenError, bind, serve};
 pub(crate) use problem::Problem;
 
@@ -49,64 +70,154 @@ pub struct Api {
     pub store: Store,
     /// Recordings.
     pub clips: Clips,
+    /// Sounds to learn from.
+    pub samples: Samples,
     /// What happens now.
     pub live: Live,
     /// The model.
     pub inference: Inference,
+    /// How much was classified.
+    pub tally: Tally,
+    /// Wakes the worker when a job is queued.
+    pub jobs: Arc<Notify>,
     /// The connection with the broker.
     pub link: Link,
     /// `embedded` or `external`.
     pub broker: &'static str,
+    /// The server's own numbers; `None` where they are not measured.
+    pub metrics: Option<PrometheusHandle>,
+    /// Who may do what.
+    pub guard: Guard,
+    /// Passwords of people.
+    pub passwords: Passwords,
+    /// Pictures and exports made at one time.
+    pub pictures: Arc<Semaphore>,
     /// The time.
     pub clock: Clock,
+    /// Ids and secrets.
+    pub chance: Chance,
     /// When the server started, µs.
     pub started_us: i64,
     /// Time between signs of life on a live stream.
     pub heartbeat: Duration,
     /// Ends the streams.
     pub stop: CancellationToken,
+    /// Every path that is served; filled in by [`router`].
+    pub endpoints: Arc<[String]>,
+}
+
+impl Api {
+    /// Whole seconds since the start.
+    fn uptime_s(&self) -> i64 {
+        ((self.clock.now_us() - self.started_us) / 1_000_000).max(0)
+    }
+}
+
+/// Every route, each with its description.
+fn routes(deadline: Duration) -> (Router<Arc<Api>>, OpenApi) {
+    let forms = OpenApiRouter::new()
+        .routes(routes!(predict::predict))
+        .routes(routes!(samples::upload))
+        .layer(DefaultBodyLimit::max(MAX_FORM_BYTES));
+    let quick = OpenApiRouter::with_openapi(docs::outline())
+        .routes(routes!(page::root))
+        .routes(routes!(system::health))
+        .routes(routes!(system::status))
+        .routes(routes!(system::livez))
+        .routes(routes!(system::readyz))
+        .routes(routes!(model::metrics))
+        .routes(routes!(model::prometheus))
+        .routes(routes!(model::model_metrics))
+        .routes(routes!(model::training_history))
+        .routes(routes!(jobs::retrain))
+        .routes(routes!(jobs::jobs))
+        .routes(routes!(jobs::job))
+        .routes(routes!(samples::samples))
+        .routes(routes!(samples::sample, samples::relabel, samples::forget))
+        .routes(routes!(samples::data))
+        .routes(routes!(samples::labels))
+        .routes(routes!(events::alerts))
+        .routes(routes!(events::alert))
+        .routes(routes!(events::detections))
+        .routes(routes!(events::detection))
+        .routes(routes!(events::devices))
+        .routes(routes!(events::device, fleet::retire))
+        .routes(routes!(fleet::telemetry))
+        .routes(routes!(fleet::desired, fleet::set_desired))
+        .routes(routes!(fleet::commands, fleet::command))
+        .routes(routes!(fleet::offer))
+        .routes(routes!(fleet::enrol))
+        .routes(routes!(fleet::sites))
+        .routes(routes!(fleet::describe_site))
+        .routes(routes!(accounts::login))
+        .routes(routes!(accounts::logout))
+        .routes(routes!(accounts::me))
+        .routes(routes!(accounts::change_password))
+        .routes(routes!(accounts::users, accounts::create_user))
+        .routes(routes!(accounts::disable_user))
+        .routes(routes!(accounts::keys, accounts::create_key))
+        .routes(routes!(accounts::revoke_key))
+        .routes(routes!(accounts::audit))
+        .routes(routes!(clips::declare))
+        .routes(routes!(pictures::peaks))
+        .routes(routes!(pictures::spectrogram))
+        .routes(routes!(live::watch))
+        .routes(routes!(system::system))
+        .routes(routes!(docs::document))
+        .routes(routes!(docs::reader))
+        .routes(routes!(docs::asset))
+        .merge(forms)
+        .layer(from_fn_with_state(deadline, edge::deadline));
+    // A recording over a thin link, or an export, may take long; they have rules of their own.
+    let patient = OpenApiRouter::new()
+        .routes(routes!(clips::download, clips::offset, clips::upload))
+        .routes(routes!(export::export));
+    let (router, mut openapi) = quick.merge(patient).split_for_parts();
+    docs::complete(&mut openapi);
+    (router, openapi)
 }
 
 /// The API as a service.
-pub fn router(api: Api, config: &HttpConfig) -> Router {
-    let deadline = config.request_timeout;
-    let quick = Router::new()
-        .route("/", get(page::root))
-        .route("/health", get(system::health))
-        .route("/predict", post(predict::predict).layer(DefaultBodyLimit::max(MAX_FORM_BYTES)))
-        .route("/api/v1/alerts", get(events::alerts))
-        .route("/api/v1/alerts/{id}", get(events::event))
-        .route("/api/v1/detections", get(events::detections))
-        .route("/api/v1/detections/{id}", get(events::event))
-        .route("/api/v1/devices", get(events::devices))
-        .route("/api/v1/devices/{id}", get(events::device))
-        .route("/api/v1/clips", post(clips::declare))
-        .route("/api/v1/live", get(live::watch))
-        .route("/api/v1/system", get(system::system))
-        .layer(from_fn_with_state(deadline, edge::deadline));
-    // A recording over a thin link may take long; it has a rule of its own.
-    let patient = Router::new().route(
-        "/api/v1/clips/{id}/data",
-        get(clips::download).head(clips::offset).put(clips::upload),
-    );
-    let compressed = DefaultPredicate::new().and(NotForContentType::const_new("audio/"));
-    quick
-        .merge(patient)
+pub fn router(mut api: Api, config: &HttpConfig) -> Router {
+    let (router, openapi) = routes(config.request_timeout);
+    api.endpoints = openapi.paths.paths.keys().cloned().collect();
+    let guarded = api.guard.clone();
+    let run: Arc<str> = format!("{:x}", api.started_us / 1_000_000).into();
+    let compressed = DefaultPredicate::new()
+        .and(NotForContentType::const_new("audio/"))
+        .and(NotForContentType::const_new("application/octet-stream"));
+    router
         .fallback(page::asset)
         .method_not_allowed_fallback(edge::method_not_allowed)
         .layer(DefaultBodyLimit::max(MAX_JSON_BYTES))
+        .layer(from_fn_with_state(guarded, guard))
         .layer(CatchPanicLayer::custom(edge::panicked))
         .layer(CompressionLayer::new().compress_when(compressed))
         .layer(cors(&config.cors_origins))
-        .layer(from_fn(edge::around))
+        .layer(from_fn(edge::drained))
+        .layer(from_fn_with_state(run, edge::around))
         .with_state(Arc::new(api))
 }
 
-/// No other origin may read the API from a browser, unless the operator names it.
+/// No other origin may read the API from a browser, unless the operator names it, or all with `*`.
 fn cors(origins: &[String]) -> CorsLayer {
-    let origins: Vec<HeaderValue> = origins.iter().filter_map(|o| o.parse().ok()).collect();
     if origins.is_empty() {
         return CorsLayer::new();
     }
-    CorsLayer::new().allow_origin(origins).allow_methods([Method::GET, Method::HEAD, Method::POST])
+    let allowed = if origins.iter().any(|origin| origin == "*") {
+        AllowOrigin::any()
+    } else {
+        AllowOrigin::list(origins.iter().filter_map(|o| o.parse::<HeaderValue>().ok()))
+    };
+    CorsLayer::new()
+        .allow_origin(allowed)
+        .allow_headers(AllowHeaders::list([header::CONTENT_TYPE, header::AUTHORIZATION]))
+        .allow_methods([
+            Method::GET,
+            Method::HEAD,
+            Method::POST,
+            Method::PUT,
+            Method::PATCH,
+            Method::DELETE,
+        ])
 }

@@ -9,6 +9,7 @@ use axum::http::{HeaderMap, HeaderValue, Method, StatusCode};
 use axum::response::{IntoResponse, Response};
 use rust_embed::{Embed, EmbeddedFile};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::{Api, Problem};
 
@@ -21,30 +22,23 @@ struct Built;
 /// Shown instead of a page that was not built.
 const NOTICE: &str = include_str!("notice.html");
 
-#[derive(Serialize)]
-struct Root {
+/// What is here.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Root {
     message: &'static str,
     version: &'static str,
+    /// `running`, or `no model`.
     status: &'static str,
-    endpoints: &'static [&'static str],
+    endpoints: Vec<String>,
 }
 
-const ENDPOINTS: &[&str] = &[
-    "/health",
-    "/predict",
-    "/api/v1/alerts",
-    "/api/v1/alerts/{id}",
-    "/api/v1/detections",
-    "/api/v1/detections/{id}",
-    "/api/v1/devices",
-    "/api/v1/devices/{id}",
-    "/api/v1/clips",
-    "/api/v1/clips/{id}/data",
-    "/api/v1/live",
-    "/api/v1/system",
-];
-
-/// `GET /`: the page for browsers, a short description for programs.
+/// What is here; the page for browsers
+#[utoipa::path(
+    get,
+    path = "/",
+    tag = "original",
+    responses((status = 200, content((Root = "application/json"), (String = "text/html"))))
+)]
 pub(super) async fn root(State(api): State<Arc<Api>>, headers: HeaderMap) -> Response {
     let accepts = headers.get(ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or("");
     let mut response = if accepts.contains("text/html") {
@@ -52,8 +46,8 @@ pub(super) async fn root(State(api): State<Arc<Api>>, headers: HeaderMap) -> Res
     } else {
         let status = if api.inference.bundle().is_ok() { "running" } else { "no model" };
         let version = env!("CARGO_PKG_VERSION");
-        Json(Root { message: "EcoSight cloud", version, status, endpoints: ENDPOINTS })
-            .into_response()
+        let endpoints = api.endpoints.to_vec();
+        Json(Root { message: "EcoSight cloud", version, status, endpoints }).into_response()
     };
     response.headers_mut().append(VARY, HeaderValue::from_static("accept"));
     response

@@ -1,11 +1,15 @@
 //! Errors as RFC 9457 `application/problem+json`.
 
+use std::io;
+
+use axum::extract::rejection::JsonRejection;
 use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
 use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use ecosight_models::audio::AudioError;
 use serde::Serialize;
 use tracing::error;
+use utoipa::ToSchema;
 
 use crate::clips::ClipError;
 use crate::inference::PredictError;
@@ -19,12 +23,18 @@ pub(crate) struct Problem {
     headers: Vec<(HeaderName, HeaderValue)>,
 }
 
-#[derive(Serialize)]
-struct Document<'a> {
+/// Why a request was not served (RFC 9457).
+#[derive(Serialize, ToSchema)]
+#[schema(as = Problem)]
+pub(super) struct ProblemDocument<'a> {
     r#type: &'static str,
+    /// The status in words.
     title: &'a str,
+    /// The HTTP status.
     status: u16,
+    /// What is wrong, and what to do.
     detail: &'a str,
+    /// The path that was asked for.
     instance: &'a str,
 }
 
@@ -48,6 +58,31 @@ impl Problem {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, detail).with(RETRY_AFTER, RETRY_S.into())
     }
 
+    /// A disk that does not take or give a `what`: the operator must act.
+    pub(super) fn of_disk(error: &io::Error, what: &str) -> Self {
+        error!(%error, what, "the disk fails");
+        let status = match error.kind() {
+            io::ErrorKind::StorageFull => StatusCode::INSUFFICIENT_STORAGE,
+            _ => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        Self::new(status, format!("The server cannot write or read the {what}; see its log."))
+    }
+
+    /// Sound that is not taken is its sender's fault.
+    pub(super) fn of_audio(error: &AudioError) -> Self {
+        Self::new(audio_status(error), error.to_string())
+    }
+
+    /// A body that is not the JSON it should be.
+    pub(super) fn of_json(error: &JsonRejection) -> Self {
+        let status = match error.status() {
+            // The same fault of the sender's, whether the text or the shape is wrong.
+            StatusCode::UNPROCESSABLE_ENTITY => StatusCode::BAD_REQUEST,
+            status => status,
+        };
+        Self::new(status, error.body_text())
+    }
+
     pub(crate) fn with(mut self, name: HeaderName, value: HeaderValue) -> Self {
         self.headers.push((name, value));
         self
@@ -55,7 +90,7 @@ impl Problem {
 
     /// The answer, which names the request that it is about.
     pub(super) fn response(&self, instance: &str) -> Response {
-        let document = Document {
+        let document = ProblemDocument {
             r#type: "about:blank",
             title: self.status.canonical_reason().unwrap_or("Error"),
             status: self.status.as_u16(),
@@ -112,16 +147,7 @@ impl From<ClipError> for Problem {
             ClipError::Mismatch { .. } => {
                 Self::new(StatusCode::UNPROCESSABLE_ENTITY, detail).with(offset_header, 0.into())
             }
-            ClipError::Disk(error) => {
-                error!(%error, "cannot write a recording");
-                let full = error.kind() == std::io::ErrorKind::StorageFull;
-                let status = if full {
-                    StatusCode::INSUFFICIENT_STORAGE
-                } else {
-                    StatusCode::INTERNAL_SERVER_ERROR
-                };
-                Self::new(status, "The server cannot write the recording; see its log.")
-            }
+            ClipError::Disk(error) => Self::of_disk(&error, "recording"),
             ClipError::Store(error) => error.into(),
         }
     }
@@ -131,13 +157,15 @@ impl From<PredictError> for Problem {
     fn from(error: PredictError) -> Self {
         let detail = error.to_string();
         match error {
-            PredictError::NoModel(_) | PredictError::Overloaded => Self::unavailable(detail),
-            PredictError::Audio(error) => Self::new(audio_status(&error), detail),
+            PredictError::NoModel(_) => Self::unavailable(detail),
+            PredictError::Overloaded { retry_s } => {
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, detail).with(RETRY_AFTER, retry_s.into())
+            }
+            PredictError::Audio(error) => Self::of_audio(&error),
             PredictError::OffScale | PredictError::Empty => {
                 Self::new(StatusCode::UNPROCESSABLE_ENTITY, detail)
             }
             PredictError::TooSlow => Self::new(StatusCode::PAYLOAD_TOO_LARGE, detail),
-            PredictError::Abandoned => Self::new(StatusCode::REQUEST_TIMEOUT, detail),
             PredictError::Failed(_) => {
                 error!(detail, "a prediction failed");
                 Self::new(StatusCode::INTERNAL_SERVER_ERROR, "The model failed; see the log.")
@@ -146,7 +174,6 @@ impl From<PredictError> for Problem {
     }
 }
 
-/// Sound that is not taken is its sender's fault.
 fn audio_status(error: &AudioError) -> StatusCode {
     match error {
         AudioError::Empty(_) => StatusCode::BAD_REQUEST,

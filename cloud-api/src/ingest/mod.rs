@@ -22,13 +22,17 @@ use uuid::Uuid;
 use crate::backoff::Backoff;
 use crate::clock::Clock;
 use crate::link::{Delivery, Link};
+use crate::metric;
 use crate::store::{Batch, Committed, Store, StoreError};
 use decode::{Decoded, decode, refused, stations};
 
 /// A batch is stored when it has this many messages…
-const BATCH_LEN: usize = 200;
-/// … or when its first message has waited this long.
+const BATCH_LEN: usize = 500;
+/// … or when its first message has waited this long…
 const BATCH_WAIT: Duration = Duration::from_millis(25);
+/// … or when nothing came for this long: a broker may hold back the rest until what it has sent is
+/// acknowledged.
+const QUIET: Duration = Duration::from_millis(2);
 
 /// What ingest works with.
 pub struct Ingest {
@@ -63,8 +67,9 @@ pub async fn run(mut ingest: Ingest, mut link: mpsc::Receiver<Delivery>, stop: C
     let mut totals = Totals::default();
     loop {
         let Some(deliveries) = gather(&mut link, &stop).await else { break };
+        let begun = Instant::now();
         let Some((decoded, committed)) = ingest.store(&deliveries, &stop).await else { break };
-        totals.count(&decoded.batch, &committed);
+        totals.count(&decoded.batch, &committed, begun.elapsed());
         ingest.link.ack(&deliveries).await;
         ingest.give_receipts(decoded.receipts);
         ingest.announce(&decoded.batch, committed);
@@ -85,10 +90,13 @@ struct Totals {
 }
 
 impl Totals {
-    fn count(&mut self, batch: &Batch, committed: &Committed) {
-        self.records += committed.fresh;
-        self.duplicates += batch.records.len() - committed.fresh;
-        self.refused += batch.refused.len();
+    fn count(&mut self, batch: &Batch, committed: &Committed, took: Duration) {
+        let (fresh, refused) = (committed.fresh, batch.refused.len());
+        let duplicates = batch.records.len() - fresh;
+        metric::ingested(fresh, duplicates, refused, took.as_secs_f64());
+        self.records += fresh;
+        self.duplicates += duplicates;
+        self.refused += refused;
     }
 }
 
@@ -104,7 +112,7 @@ async fn gather(
     let mut deliveries = vec![first];
     let deadline = Instant::now() + BATCH_WAIT;
     while deliveries.len() < BATCH_LEN {
-        match timeout_at(deadline, link.recv()).await {
+        match timeout_at(deadline.min(Instant::now() + QUIET), link.recv()).await {
             Ok(Some(delivery)) => deliveries.push(delivery),
             Ok(None) | Err(_) => break,
         }

@@ -89,7 +89,11 @@ impl Store {
     /// [`StoreError::Unavailable`].
     pub async fn devices(&self) -> Result<Vec<(DeviceRow, Option<TelemetryRow>)>, StoreError> {
         let devices: Vec<DeviceRow> = reading!(self, |pool| {
-            sqlx::query_as(select_device!("ORDER BY d.site_id, d.name, d.id")).fetch_all(pool).await
+            sqlx::query_as(select_device!(
+                "WHERE d.retired_us IS NULL ORDER BY d.site_id, d.name, d.id"
+            ))
+            .fetch_all(pool)
+            .await
         })?;
         let telemetry: Vec<TelemetryRow> = reading!(self, |pool| {
             sqlx::query_as(select_telemetry!("t.device_id", "")).fetch_all(pool).await
@@ -103,6 +107,27 @@ impl Store {
         Ok(devices.into_iter().map(with_telemetry).collect())
     }
 
+    /// Stations heard from after `after_us`: id and when.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    pub async fn devices_seen(
+        &self,
+        after_us: i64,
+        limit: i64,
+    ) -> Result<Vec<(Uuid, i64)>, StoreError> {
+        Ok(reading!(self, |pool| {
+            sqlx::query_as(
+                "SELECT id, last_seen_us FROM devices WHERE last_seen_us > $1 \
+                 ORDER BY last_seen_us LIMIT $2",
+            )
+            .bind(after_us)
+            .bind(limit)
+            .fetch_all(pool)
+            .await
+        })?)
+    }
+
     /// One station.
     ///
     /// # Errors
@@ -112,7 +137,10 @@ impl Store {
         id: Uuid,
     ) -> Result<Option<(DeviceRow, Option<TelemetryRow>)>, StoreError> {
         let device: Option<DeviceRow> = reading!(self, |pool| {
-            sqlx::query_as(select_device!("WHERE d.id = $1")).bind(id).fetch_optional(pool).await
+            sqlx::query_as(select_device!("WHERE d.id = $1 AND d.retired_us IS NULL"))
+                .bind(id)
+                .fetch_optional(pool)
+                .await
         })?;
         let Some(device) = device else { return Ok(None) };
         let telemetry: Option<TelemetryRow> = reading!(self, |pool| {
@@ -122,6 +150,20 @@ impl Store {
                 .await
         })?;
         Ok(Some((device, telemetry)))
+    }
+
+    /// How many stations last said of themselves to be what.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    pub async fn device_states(&self) -> Result<Vec<(String, i64)>, StoreError> {
+        Ok(reading!(self, |pool| {
+            sqlx::query_as(
+                "SELECT state, COUNT(*) FROM devices WHERE retired_us IS NULL GROUP BY state",
+            )
+            .fetch_all(pool)
+            .await
+        })?)
     }
 
     /// Keeps the class list of a model, as of the server's own bundle.

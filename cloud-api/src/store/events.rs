@@ -47,16 +47,22 @@ pub struct EventRow {
 }
 
 /// Which events; `None` means any.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct EventFilter {
     /// Only those whose class alerts.
     pub alerts_only: bool,
     /// Of this site.
     pub site: Option<String>,
+    /// Of one of these sites.
+    pub sites: Option<Vec<String>>,
     /// Of this station.
     pub device: Option<Uuid>,
     /// Of this class.
     pub class: Option<String>,
+    /// With this score or a higher one.
+    pub min_score: Option<f64>,
+    /// In this state.
+    pub state: Option<String>,
     /// Listed at this time or later, µs.
     pub since_us: Option<i64>,
     /// Listed before this time, µs.
@@ -102,6 +108,20 @@ macro_rules! list {
         if let Some(site) = &$filter.site {
             query.push(" AND e.site_id = ").push_bind(site.clone());
         }
+        if let Some(sites) = &$filter.sites {
+            // No site at all matches nothing.
+            query.push(" AND e.site_id IN (NULL");
+            for site in sites {
+                query.push(", ").push_bind(site.clone());
+            }
+            query.push(")");
+        }
+        if let Some(score) = $filter.min_score {
+            query.push(" AND e.score >= ").push_bind(score);
+        }
+        if let Some(state) = &$filter.state {
+            query.push(" AND e.state = ").push_bind(state.clone());
+        }
         if let Some(device) = $filter.device {
             query.push(" AND e.device_id = ").push_bind(device);
         }
@@ -137,6 +157,27 @@ impl Store {
             Backend::Lite { read, .. } => list!(sqlx::Sqlite, read, filter, limit)?,
             Backend::Pg { pool } => list!(sqlx::Postgres, pool, filter, limit)?,
         })
+    }
+
+    /// Events that came after `after_us`, oldest first: id, whether their class alerts, and when.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    pub async fn events_received(
+        &self,
+        after_us: i64,
+        limit: i64,
+    ) -> Result<Vec<(Uuid, bool, i64)>, StoreError> {
+        Ok(reading!(self, |pool| {
+            sqlx::query_as(
+                "SELECT id, alert, received_us FROM events WHERE received_us > $1 \
+                 ORDER BY received_us LIMIT $2",
+            )
+            .bind(after_us)
+            .bind(limit)
+            .fetch_all(pool)
+            .await
+        })?)
     }
 
     /// One event.

@@ -9,25 +9,36 @@
 //! 3. A caller that goes away in the middle of a call harms no other: writes run in tasks of their
 //!    own to their end, and a connection that is inside a transaction is never handed out.
 
+mod access;
+mod audit;
 mod batch;
 mod clips;
+mod counters;
 mod devices;
 mod events;
+mod fleet;
+mod jobs;
 mod notifications;
 mod open;
+mod samples;
 mod upkeep;
 
 use std::future::Future;
 
 use sqlx::{PgPool, SqlitePool};
 
+pub use access::{KeyRow, NewKey, NewUser, UserRow};
+pub use audit::{AuditRow, Deed};
 pub use batch::{Batch, Committed, Content, EventDraft, Refused, StationStatus, StoredRecord};
 pub(crate) use clips::hex;
 pub use clips::{ClipDeclaration, ClipRow, ClipStatus, Declared};
 pub use devices::{DeviceRow, TelemetryRow};
 pub use events::{Cursor, EventFilter, EventRow};
+pub use fleet::{CommandRow, CredentialRow, DesiredRow, Enrolment, SiteRow};
+pub use jobs::{Attempt, JobRow, NewJob, Outcome};
 pub use notifications::Pending;
 pub use open::{postgres_pool, sqlite_reader, sqlite_writer};
+pub use samples::{ClassCount, SampleRow};
 
 /// The database. Cheap to clone.
 #[derive(Clone, Debug)]

@@ -2,12 +2,18 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test stops where it is wrong")]
 
+mod access;
 mod databases;
+mod fleet;
 mod http;
 mod ingest;
+mod jobs;
 mod live;
+mod openapi;
+mod original;
 mod predict;
 mod program;
+mod roles;
 mod schema;
 mod server;
 mod station;

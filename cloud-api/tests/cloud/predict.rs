@@ -40,12 +40,12 @@ fn yamnet() -> Option<&'static Path> {
     imported.as_ref().map(|(_, place)| place.as_path())
 }
 
-async fn hearing_server() -> Option<Server> {
+pub(crate) async fn hearing_server() -> Option<Server> {
     let yamnet = yamnet()?;
     Some(Server::start(&["--yamnet", yamnet.to_str().unwrap()]).await)
 }
 
-fn wav(rate_hz: u32, channels: u16, samples: impl Iterator<Item = f32>) -> Vec<u8> {
+pub(crate) fn wav(rate_hz: u32, channels: u16, samples: impl Iterator<Item = f32>) -> Vec<u8> {
     let spec = WavSpec {
         channels,
         sample_rate: rate_hz,
@@ -62,11 +62,11 @@ fn wav(rate_hz: u32, channels: u16, samples: impl Iterator<Item = f32>) -> Vec<u
 }
 
 /// Two seconds of a quiet hum.
-fn hum() -> Vec<u8> {
+pub(crate) fn hum() -> Vec<u8> {
     wav(16_000, 1, (0..32_000).map(|n| (n as f32 * 0.05).sin() * 0.01))
 }
 
-async fn predict(server: &Server, field: &'static str, file: Vec<u8>) -> (u16, Value) {
+pub(crate) async fn predict(server: &Server, field: &'static str, file: Vec<u8>) -> (u16, Value) {
     let form = Form::new().part(field, Part::bytes(file).file_name("sound.wav"));
     let request = server.client().post(server.url("/predict")).multipart(form);
     let response = request.send().await.unwrap();
@@ -163,5 +163,9 @@ async fn a_server_without_a_model_says_so_and_takes_in_records() {
     let detail = problem["detail"].as_str().unwrap();
     assert!(detail.contains("start the server again"), "{detail}");
     assert!(server.log().contains("NO MODEL"), "{}", server.log());
+    // The answer comes early; a client that is still sending must see it all the same.
+    for _ in 0..5 {
+        assert_eq!(predict(&server, "file", vec![0; 16 << 20]).await.0, 503);
+    }
     assert_eq!(server.json("/api/v1/alerts").await.0, 200);
 }

@@ -14,7 +14,7 @@ use ecosight_models::SAMPLE_RATE_HZ;
 use ecosight_shared::ClipRef;
 use sha2::{Digest, Sha256};
 
-use crate::durable;
+use ecosight_models::durable;
 
 pub use encode::{Encoded, encode};
 pub use ring::{Ring, to_pcm};
@@ -69,7 +69,7 @@ pub struct ClipFile {
 pub fn save(directory: &Path, stem: &str, samples: &[i16]) -> io::Result<ClipFile> {
     let Encoded { bytes, format } = encode(samples);
     let name = format!("{stem}.{}", format.extension());
-    durable::write(&directory.join(&name), &bytes)?;
+    durable::write_file(&directory.join(&name), &bytes)?;
     let milliseconds = samples.len() as u64 * 1_000 / u64::from(SAMPLE_RATE_HZ);
     let reference = ClipRef {
         sha256: Sha256::digest(&bytes).into(),

@@ -426,10 +426,15 @@ impl Source {
         }
     }
 
-    /// Whether the same sound can be had again after a restart.
+    /// Whether the same sound can be had again after a restart, without making all of it that
+    /// came before, as an endless scene needs.
     #[must_use]
     pub fn is_replay(&self) -> bool {
-        matches!(self.kind, SourceKind::File | SourceKind::Directory | SourceKind::Scene)
+        match self.kind {
+            SourceKind::File | SourceKind::Directory => true,
+            SourceKind::Scene => self.duration.is_some(),
+            SourceKind::Microphone | SourceKind::Stdin => false,
+        }
     }
 }
 

@@ -7,9 +7,7 @@ use ecosight_shared::{
     ClipFormat, DeviceId, Envelope, EventId, Header, MAX_ENVELOPE_LEN, Message, RecordId, SeqRange,
     TimeQuality,
 };
-use sqlx::sqlite::{
-    SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteRow, SqliteSynchronous,
-};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteRow};
 use sqlx::{Connection, Row as _};
 use uuid::Uuid;
 
@@ -21,8 +19,11 @@ pub const FILE: &str = "outbox.db";
 const FORMAT: i64 = 1;
 const SCHEMA: &str = include_str!("schema.sql");
 
-/// The WAL is folded into the file at 1000 pages (SQLite's default) and then cut to this size.
-const WAL_LIMIT_BYTES: &str = "4194304";
+/// The WAL is folded into the file at 1000 pages (SQLite's default) and then cut to 4 MiB; 1 MiB of
+/// cached pages is plenty for queries that each touch a few rows.
+const SETTINGS: &str = "PRAGMA synchronous = FULL; \
+                        PRAGMA journal_size_limit = 4194304; \
+                        PRAGMA cache_size = -1024";
 
 type Result<T, E = OutboxError> = std::result::Result<T, E>;
 
@@ -55,26 +56,40 @@ impl Store {
     }
 
     async fn open_checked(path: &Path) -> Result<Self> {
-        let mut connection = SqliteConnection::connect_with(&options(path)).await?;
-        pragma(path, &mut connection, "PRAGMA journal_mode", "journal_mode", &["wal"]).await?;
-        pragma(path, &mut connection, "PRAGMA synchronous", "synchronous", &["2"]).await?;
+        let connection = SqliteConnection::connect_with(&options(path)).await?;
+        let mut store = Self { connection };
+        match store.prepare(path).await {
+            Ok(()) => Ok(store),
+            Err(error) => {
+                // Dropped, it would be closed at a time of its own, and then remove the WAL by
+                // name: that of the file which takes the place of a damaged one.
+                let _ = store.close().await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Everything that reads the file for the first time.
+    async fn prepare(&mut self, path: &Path) -> Result<()> {
+        let connection = &mut self.connection;
+        pragma(path, connection, "PRAGMA journal_mode = WAL", "journal_mode", "wal").await?;
+        sqlx::raw_sql(SETTINGS).execute(&mut *connection).await?;
+        pragma(path, connection, "PRAGMA synchronous", "synchronous", "2").await?;
         let check: String =
-            sqlx::query_scalar("PRAGMA quick_check(1)").fetch_one(&mut connection).await?;
+            sqlx::query_scalar("PRAGMA quick_check(1)").fetch_one(&mut *connection).await?;
         if check != "ok" {
             return Err(OutboxError::Damaged(sqlx::Error::Protocol(check)));
         }
         let format: i64 =
-            sqlx::query_scalar("PRAGMA user_version").fetch_one(&mut connection).await?;
-        let mut store = Self { connection };
+            sqlx::query_scalar("PRAGMA user_version").fetch_one(&mut *connection).await?;
         match format {
-            FORMAT => {}
-            0 => store.create().await?,
+            FORMAT => Ok(()),
+            0 => self.create().await,
             found => {
                 let path = path.into();
-                return Err(OutboxError::Newer { path, found, supported: FORMAT });
+                Err(OutboxError::Newer { path, found, supported: FORMAT })
             }
         }
-        Ok(store)
     }
 
     async fn create(&mut self) -> Result<()> {
@@ -373,16 +388,12 @@ impl Store {
     }
 }
 
+/// Nothing here makes SQLite read the file: [`Store::prepare`] does, where a failure can be closed.
 fn options(path: &Path) -> SqliteConnectOptions {
     SqliteConnectOptions::new()
         .filename(path)
         .create_if_missing(true)
-        .journal_mode(SqliteJournalMode::Wal)
-        .synchronous(SqliteSynchronous::Full)
         .busy_timeout(Duration::from_secs(5))
-        .pragma("journal_size_limit", WAL_LIMIT_BYTES)
-        // 1 MiB of pages is plenty for queries that each touch a few rows.
-        .pragma("cache_size", "-1024")
 }
 
 async fn pragma(
@@ -390,12 +401,12 @@ async fn pragma(
     connection: &mut SqliteConnection,
     query: &'static str,
     name: &'static str,
-    allowed: &[&str],
+    wanted: &str,
 ) -> Result<()> {
     let row = sqlx::query(query).fetch_one(connection).await?;
     let found =
         row.try_get::<String, _>(0).or_else(|_| row.try_get::<i64, _>(0).map(|n| n.to_string()))?;
-    if allowed.contains(&found.as_str()) {
+    if wanted == found {
         Ok(())
     } else {
         Err(OutboxError::Pragma { path: path.into(), pragma: name, found })
@@ -412,12 +423,12 @@ fn move_aside(path: &Path, aside: &Path) -> Result<()> {
         };
         let from = with_suffix(path);
         match std::fs::rename(&from, with_suffix(aside)) {
-            // SQLite removes its side files when the last connection is closed, at a time of its own.
+            // SQLite removes its side files itself when it could fold them in.
             Err(source) if source.kind() == std::io::ErrorKind::NotFound && !suffix.is_empty() => {}
             result => result.map_err(|source| OutboxError::Aside { path: from, source })?,
         }
     }
-    crate::durable::sync_directory_of(path)
+    ecosight_models::durable::sync_folder_of(path)
         .map_err(|source| OutboxError::Aside { path: path.into(), source })
 }
 
@@ -450,6 +461,7 @@ async fn salvage(path: &Path) -> (Vec<Row>, u32) {
     if let Ok(boot) = boot.fetch_one(&mut connection).await {
         last_boot = last_boot.max(boot as u32);
     }
+    let _ = connection.close().await;
     let mut rows: Vec<Row> = rows.into_values().collect();
     rows.sort_by_key(|row| row.id);
     (rows, last_boot)

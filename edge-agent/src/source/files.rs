@@ -61,7 +61,8 @@ impl Files {
 
     fn next_recording(&mut self) -> Result<Read, SourceError> {
         let count = self.paths.len() as u64;
-        if self.item > 0 && self.item.is_multiple_of(count) && !std::mem::take(&mut self.fruitful) {
+        let round_ends = self.item > 0 && self.item.is_multiple_of(count);
+        if round_ends && !std::mem::take(&mut self.fruitful) {
             return Ok(Read::End);
         }
         let Some(path) = self.path() else { return Ok(Read::End) };

@@ -133,7 +133,7 @@ impl Uplink {
                 () = tokio::time::sleep(pause) => {}
             }
             // With nothing left to send there is no need for a connection to end in peace.
-            if ending.drain.is_cancelled() && sender.uplink.outbox.level().await?.records == 0 {
+            if ending.drain.is_cancelled() && sender.has_sent_all().await? {
                 return Ok(());
             }
         }
@@ -254,7 +254,7 @@ impl Sender {
             {
                 return Ok(End::Lost(problem));
             }
-            if ending.drain.is_cancelled() && outbox.level().await?.records == 0 {
+            if ending.drain.is_cancelled() && self.has_sent_all().await? {
                 return Ok(End::Drained);
             }
             tokio::select! {
@@ -284,6 +284,11 @@ impl Sender {
                 }
             }
         }
+    }
+
+    /// Whether nothing is left but what was set aside.
+    async fn has_sent_all(&self) -> Result<bool, OutboxError> {
+        Ok(self.uplink.outbox.level().await?.records <= self.flight.aside() as u64)
     }
 
     /// Sends what fits into the window, alerts first.

@@ -153,7 +153,7 @@ fn the_sweep_removes_what_no_row_names() {
     std::fs::OpenOptions::new()
         .create_new(true)
         .write(true)
-        .open(directory.path().join("c.flac.part"))
+        .open(directory.path().join(".c.flac.7.draft"))
         .expect("made");
     assert_eq!(sweep(directory.path(), std::slice::from_ref(&kept)).expect("swept"), 2);
     let left: Vec<_> = std::fs::read_dir(directory.path())

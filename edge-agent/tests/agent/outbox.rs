@@ -317,6 +317,9 @@ async fn a_file_cut_anywhere_never_stops_the_station() {
         open.outbox.append(vec![alert(1)], None).await.expect("writes again");
         assert_eq!(open.rows().await.len(), kept + 1);
         open.close().await;
+        let again = Open::at(directory.path(), 8, QUOTA).await;
+        assert_eq!(again.rows().await.len(), kept + 1, "cut at {cut}");
+        again.close().await;
     }
 }
 

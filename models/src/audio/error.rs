@@ -14,7 +14,7 @@ pub enum AudioError {
     #[error("no sound in it ({0}); record it again")]
     Empty(&'static str),
     /// Not one of the formats, by content. Refuse it.
-    #[error("not a sound file EcoSight can read: {0}; use WAV, FLAC, OGG Vorbis or MP3")]
+    #[error("not a sound file EcoSight can read: {0}; use WAV, FLAC, OGG Vorbis, MP3 or M4A")]
     UnknownFormat(&'static str),
     /// A known container with sound of a kind that is not decoded. Refuse it.
     #[error("{0} is not supported; convert the file to WAV (PCM), FLAC, OGG Vorbis or MP3")]

@@ -46,6 +46,9 @@ pub(crate) fn sane(sample: f32) -> f32 {
 
 /// MP3's encoders count their frames each in their way: one more or less is no damage.
 const MP3_SLACK_FRAMES: u64 = 2 * 1152;
+/// AAC's encoders put up to two frames of their own before the sound, and a last one that is part
+/// filled; the decoder may drop them.
+const AAC_SLACK_FRAMES: u64 = 3 * 1024;
 
 /// What one file may cost. Both hold while it streams.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -73,7 +76,7 @@ pub(crate) fn check_shape(rate_hz: u32, channels: usize) -> Result<(), AudioErro
     Ok(())
 }
 
-/// Streams one WAV, FLAC, OGG Vorbis or MP3 file as 16 kHz mono blocks.
+/// Streams one WAV, FLAC, OGG Vorbis, MP3 or AAC (M4A) file as 16 kHz mono blocks.
 ///
 /// ```no_run
 /// use ecosight_models::audio::{AudioReader, DecodeLimits};
@@ -220,7 +223,11 @@ impl AudioReader {
     fn end(&mut self) -> Result<(), AudioError> {
         let heard_s = self.seconds(self.frames);
         let announced = self.decoder.announced_frames;
-        let slack = if self.decoder.format == Format::Mp3 { MP3_SLACK_FRAMES } else { 0 };
+        let slack = match self.decoder.format {
+            Format::Mp3 => MP3_SLACK_FRAMES,
+            Format::Mp4 | Format::Adts => AAC_SLACK_FRAMES,
+            Format::Wav | Format::Flac | Format::Ogg | Format::Tagged => 0,
+        };
         if announced.is_some_and(|announced| self.frames + slack < announced) {
             return Err(AudioError::Truncated {
                 heard_s,
@@ -280,8 +287,8 @@ impl Decoder {
         {
             Source::with_start(bytes, len, start)?
         } else {
-            // OGG has its length at its end.
-            Source::plain(bytes, len, format == Format::Ogg)?
+            // OGG has its length at its end, and MP4 may have all its tables there.
+            Source::plain(bytes, len, matches!(format, Format::Ogg | Format::Mp4))?
         };
         let container = symphonia::default::get_probe()
             .probe(

@@ -9,6 +9,10 @@ pub(super) enum Format {
     Flac,
     Ogg,
     Mp3,
+    /// AAC in MP4, as phones record.
+    Mp4,
+    /// AAC as a bare stream (ADTS).
+    Adts,
     /// An ID3 tag, with MP3 or FLAC behind it.
     Tagged,
 }
@@ -21,8 +25,10 @@ pub(super) fn sniff(head: &[u8]) -> Result<Format, AudioError> {
         [b'R', b'I', b'F', b'F', _, _, _, _, b'W', b'A', b'V', b'E', ..] => Format::Wav,
         [b'f', b'L', b'a', b'C', ..] => Format::Flac,
         [b'O', b'g', b'g', b'S', ..] => Format::Ogg,
+        [_, _, _, _, b'f', b't', b'y', b'p', ..] => Format::Mp4,
         [b'I', b'D', b'3', ..] => Format::Tagged,
         &[0xff, second, third, ..] if is_mp3_header(second, third) => Format::Mp3,
+        &[0xff, second, third, ..] if is_adts_header(second, third) => Format::Adts,
         _ => return Err(AudioError::UnknownFormat(describe(head))),
     })
 }
@@ -34,16 +40,18 @@ fn is_mp3_header(second: u8, third: u8) -> bool {
     second >> 5 == 7 && version != 1 && layer == 1 && !matches!(bit_rate, 0 | 15) && rate != 3
 }
 
+/// ADTS header: sync, layer 0, and a sample rate that exists (ISO 13818-7 section 6.2).
+fn is_adts_header(second: u8, third: u8) -> bool {
+    second & 0xf6 == 0xf0 && (third >> 2) & 0x0f <= 12
+}
+
 /// What to call a file that is none of ours.
 fn describe(head: &[u8]) -> &'static str {
     let starts = |magic: &[u8]| head.starts_with(magic);
-    let holds = |at: usize, magic: &[u8]| head.get(at..).is_some_and(|h| h.starts_with(magic));
     if head.len() < 12 {
         "it has fewer bytes than any header"
     } else if head.iter().all(|&b| b == 0) {
         "it begins with zeros, as an unfinished copy does"
-    } else if holds(4, b"ftyp") {
-        "it looks like MP4, M4A or a video"
     } else if starts(b"RF64") || starts(b"BW64") || starts(b"riff") {
         "it looks like a 64-bit WAV"
     } else if starts(b"RIFF") || starts(b"RIFX") {
@@ -52,8 +60,6 @@ fn describe(head: &[u8]) -> &'static str {
         "it looks like AIFF, CAF or AU"
     } else if starts(b"\x1a\x45\xdf\xa3") {
         "it looks like Matroska or WebM"
-    } else if starts(b"\xff\xf1") || starts(b"\xff\xf9") {
-        "it looks like AAC"
     } else if starts(b"PK\x03\x04") || starts(b"\x1f\x8b") {
         "it looks like an archive"
     } else if starts(b"\x89PNG") || starts(b"\xff\xd8\xff") || starts(b"GIF8") {

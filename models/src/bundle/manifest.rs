@@ -28,6 +28,8 @@ pub const MAX_FILE_BYTES: u64 = 64 << 20;
 const MAX_FILES: usize = 64;
 /// Most classes: the wire carries a class as a `u8` index and all scores in one frame.
 const MAX_CLASSES: usize = 64;
+/// Most numbers that a bundle's own network may give for a window.
+const MAX_OWN_NUMBERS: usize = 4096;
 
 /// A bundle's description of itself.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -229,7 +231,11 @@ impl Manifest {
         }
         let mut seen = BTreeMap::new();
         for (i, stream) in self.streams.iter().enumerate() {
-            let Some(len) = crate::features::stream_len(&stream.name) else {
+            if stream.name == crate::compact::STREAM {
+                self.validate_compact(i, stream)?;
+            }
+            let own = (stream.name == crate::compact::STREAM).then_some(stream.len);
+            let Some(len) = crate::features::stream_len(&stream.name).or(own) else {
                 return Err(fault(
                     format!("streams[{i}].name"),
                     format!(
@@ -267,6 +273,20 @@ impl Manifest {
             )),
             _ => Ok(()),
         }
+    }
+
+    fn validate_compact(&self, index: usize, stream: &StreamSpec) -> Result<(), ManifestFault> {
+        if !(1..=MAX_OWN_NUMBERS).contains(&stream.len) {
+            return Err(fault(
+                format!("streams[{index}].len"),
+                format!("is {}, expected 1 to {MAX_OWN_NUMBERS}", stream.len),
+            ));
+        }
+        let network = crate::compact::NETWORK_FILE;
+        if !self.files.iter().any(|file| file.name == network) {
+            return Err(fault("files", format!("`{network}` is not listed")));
+        }
+        Ok(())
     }
 
     fn validate_classes(&self) -> Result<(), ManifestFault> {

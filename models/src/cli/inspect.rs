@@ -8,7 +8,7 @@ use anyhow::Context;
 use clap::Args;
 use ecosight_models::bundle::{EVALUATION_FILE, Manifest, hex};
 use ecosight_models::classifier::GOLDEN_TOLERANCE;
-use ecosight_models::{BundleFiles, Classifier, ClassifierOptions, LoadError};
+use ecosight_models::{BundleFiles, Choice, Classifier, ClassifierOptions, LoadError};
 
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
@@ -23,20 +23,20 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
-    let files = match &arguments.bundle {
-        Some(dir) => BundleFiles::open(dir)?,
-        None => BundleFiles::builtin()?,
+    let (choice, files) = match &arguments.bundle {
+        Some(dir) => (Choice::Named, BundleFiles::open(dir)?),
+        None => Choice::builtin(arguments.yamnet.as_deref())?,
     };
     let mut stdout = io::stdout().lock();
     if arguments.json {
-        print_json(&mut stdout, &files)?;
+        print_json(&mut stdout, &files, &choice)?;
         return Ok(ExitCode::SUCCESS);
     }
-    print_summary(&mut stdout, &files)?;
+    print_summary(&mut stdout, &files, &choice)?;
     play_golden_sounds(&mut stdout, files, arguments)
 }
 
-fn print_json(out: &mut impl Write, files: &BundleFiles) -> anyhow::Result<()> {
+fn print_json(out: &mut impl Write, files: &BundleFiles, choice: &Choice) -> anyhow::Result<()> {
     let bundle = &files.bundle;
     let evaluation: Option<serde_json::Value> = files
         .file(EVALUATION_FILE)
@@ -46,6 +46,8 @@ fn print_json(out: &mut impl Write, files: &BundleFiles) -> anyhow::Result<()> {
     let whole = serde_json::json!({
         "sha256": hex(&bundle.sha256),
         "tag": bundle.tag.to_string(),
+        "choice": choice.name(),
+        "why": choice.to_string(),
         "manifest": bundle.manifest,
         "evaluation": evaluation,
     });
@@ -53,11 +55,12 @@ fn print_json(out: &mut impl Write, files: &BundleFiles) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn print_summary(out: &mut impl Write, files: &BundleFiles) -> io::Result<()> {
+fn print_summary(out: &mut impl Write, files: &BundleFiles, choice: &Choice) -> io::Result<()> {
     let bundle = &files.bundle;
     let manifest = &bundle.manifest;
     writeln!(out, "{} {}   tag {}", bundle.name, bundle.version, bundle.tag)?;
     writeln!(out, "  {}", manifest.description)?;
+    writeln!(out, "  chosen   {choice}")?;
     writeln!(out, "  trained  {}", manifest.created)?;
     writeln!(out, "  SHA-256  {}", hex(&bundle.sha256))?;
     let streams: Vec<String> =

@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use super::{Habitat, Scene, SceneConfig, SceneEvent};
 use crate::SAMPLE_RATE_HZ;
+use crate::durable::Draft;
 
 /// Longest scene that a WAV file holds: its sizes are 32-bit, its samples two bytes.
 const LONGEST_WAV_S: f64 = (u32::MAX - 4_096) as f64 / (2.0 * SAMPLE_RATE_HZ as f64);
@@ -144,8 +145,9 @@ pub fn run(args: &SceneArgs) -> Result<SceneSummary, SceneCommandError> {
         return Err(SceneCommandError::Usage("--out and --truth name the same file".to_owned()));
     }
     let mut scene = Scene::new(config);
-    let audio = Draft::beside(&args.out)?;
-    write_wav(&mut scene, &audio)?;
+    let audio = draft_of(&args.out)?;
+    let file = audio.create().map_err(|error| SceneCommandError::write(&args.out, &error))?;
+    write_wav(&mut scene, file, &args.out)?;
     if let Some(path) = &args.truth {
         let truth = Truth {
             audio: args
@@ -158,17 +160,17 @@ pub fn run(args: &SceneArgs) -> Result<SceneSummary, SceneCommandError> {
             duration_s: scene.position() as f64 / f64::from(SAMPLE_RATE_HZ),
             events: scene.truth(),
         };
-        let draft = Draft::beside(path)?;
-        let file = draft.create()?;
+        let draft = draft_of(path)?;
+        let file = draft.create().map_err(|error| SceneCommandError::write(path, &error))?;
         let mut writer = io::BufWriter::new(file);
         serde_json::to_writer_pretty(&mut writer, &truth)
             .map_err(|error| SceneCommandError::write(path, &error))?;
         let file =
             writer.into_inner().map_err(|error| SceneCommandError::write(path, &error.error()))?;
         file.sync_all().map_err(|error| SceneCommandError::write(path, &error))?;
-        draft.publish()?;
+        draft.publish().map_err(|error| SceneCommandError::write(path, &error))?;
     }
-    audio.publish()?;
+    audio.publish().map_err(|error| SceneCommandError::write(&args.out, &error))?;
     Ok(SceneSummary {
         samples: scene.position(),
         shots: scene.truth().iter().filter(|event| event.kind.is_shot()).count(),
@@ -176,16 +178,15 @@ pub fn run(args: &SceneArgs) -> Result<SceneSummary, SceneCommandError> {
     })
 }
 
-fn write_wav(scene: &mut Scene, draft: &Draft) -> Result<(), SceneCommandError> {
-    let failed = |error: hound::Error| SceneCommandError::write(&draft.path, &error);
+fn write_wav(scene: &mut Scene, file: fs::File, path: &Path) -> Result<(), SceneCommandError> {
+    let failed = |error: hound::Error| SceneCommandError::write(path, &error);
     let spec = hound::WavSpec {
         channels: 1,
         sample_rate: SAMPLE_RATE_HZ,
         bits_per_sample: 16,
         sample_format: hound::SampleFormat::Int,
     };
-    let file = draft.create()?;
-    let handle = file.try_clone().map_err(|error| SceneCommandError::write(&draft.path, &error))?;
+    let handle = file.try_clone().map_err(|error| SceneCommandError::write(path, &error))?;
     let mut writer = hound::WavWriter::new(io::BufWriter::new(file), spec).map_err(failed)?;
     let mut block = vec![0.0_f32; BLOCK];
     loop {
@@ -200,52 +201,14 @@ fn write_wav(scene: &mut Scene, draft: &Draft) -> Result<(), SceneCommandError> 
         }
     }
     writer.finalize().map_err(failed)?;
-    handle.sync_all().map_err(|error| SceneCommandError::write(&draft.path, &error))
+    handle.sync_all().map_err(|error| SceneCommandError::write(path, &error))
 }
 
-/// A file under a temporary name beside its place, removed unless it is published.
-struct Draft {
-    path: PathBuf,
-    draft: PathBuf,
-}
-
-impl Draft {
-    fn beside(path: &Path) -> Result<Self, SceneCommandError> {
-        let Some(name) = path.file_name() else {
-            return Err(SceneCommandError::write(path, &"this is not the name of a file"));
-        };
-        if path.is_dir() {
-            return Err(SceneCommandError::write(path, &"this is a directory"));
-        }
-        let hidden = format!(".{}.{}.part", name.to_string_lossy(), std::process::id());
-        Ok(Self { path: path.to_owned(), draft: path.with_file_name(hidden) })
+fn draft_of(path: &Path) -> Result<Draft, SceneCommandError> {
+    if path.is_dir() {
+        return Err(SceneCommandError::write(path, &"this is a directory"));
     }
-
-    fn create(&self) -> Result<fs::File, SceneCommandError> {
-        fs::OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .open(&self.draft)
-            .map_err(|error| SceneCommandError::write(&self.path, &error))
-    }
-
-    fn publish(&self) -> Result<(), SceneCommandError> {
-        let folder = match self.path.parent() {
-            Some(folder) if !folder.as_os_str().is_empty() => folder,
-            _ => Path::new("."),
-        };
-        fs::rename(&self.draft, &self.path)
-            .and_then(|()| fs::File::open(folder)?.sync_all())
-            .map_err(|error| SceneCommandError::write(&self.path, &error))
-    }
-}
-
-impl Drop for Draft {
-    fn drop(&mut self) {
-        // After publishing it is no longer there.
-        let _ = fs::remove_file(&self.draft);
-    }
+    Draft::of(path).map_err(|error| SceneCommandError::write(path, &error))
 }
 
 /// Seconds of `90`, `90s`, `10m`, `1h30m`, `1.5h`.

@@ -461,7 +461,7 @@ fn print_evaluation(evaluation: &Evaluation) -> std::io::Result<()> {
     Ok(())
 }
 
-fn print_judgement(
+pub(crate) fn print_judgement(
     out: &mut impl Write,
     judged: &Judgement,
     shipped: &RatePoint,
@@ -511,7 +511,7 @@ fn print_judgement(
     Ok(())
 }
 
-fn read_labels(path: Option<&Path>) -> anyhow::Result<LabelMap> {
+pub(crate) fn read_labels(path: Option<&Path>) -> anyhow::Result<LabelMap> {
     Ok(path.map_or_else(LabelMap::builtin, LabelMap::read)?)
 }
 
@@ -525,7 +525,7 @@ fn read_recipe(path: Option<&Path>) -> anyhow::Result<Recipe> {
     Ok(recipe)
 }
 
-fn audio_folder<'a>(manifest: &'a Path, audio: Option<&'a Path>) -> &'a Path {
+pub(crate) fn audio_folder<'a>(manifest: &'a Path, audio: Option<&'a Path>) -> &'a Path {
     audio.or_else(|| manifest.parent()).unwrap_or(Path::new("."))
 }
 
@@ -540,7 +540,7 @@ fn default_cache() -> anyhow::Result<PathBuf> {
 }
 
 #[allow(clippy::disallowed_methods, reason = "the rim that reads the clock for the manifest")]
-fn now_rfc3339() -> String {
+pub(crate) fn now_rfc3339() -> String {
     let seconds = std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)
         .map_or(0, |since| since.as_secs());
@@ -569,19 +569,19 @@ fn rfc3339(seconds: u64) -> String {
 }
 
 /// Tells of progress on standard error every few seconds, with the time that is left.
-struct Progress {
+pub(crate) struct Progress {
     what: &'static str,
     start: Instant,
     told: Mutex<Instant>,
 }
 
 impl Progress {
-    fn new(what: &'static str) -> Self {
+    pub(crate) fn new(what: &'static str) -> Self {
         let start = Instant::now();
         Self { what, start, told: Mutex::new(start) }
     }
 
-    fn tell(&self, done: usize, all: usize) {
+    pub(crate) fn tell(&self, done: usize, all: usize) {
         const EVERY: Duration = Duration::from_secs(5);
         let Ok(mut told) = self.told.lock() else { return };
         if told.elapsed() < EVERY && done < all {

@@ -82,7 +82,7 @@ impl Extraction {
                 Ok(StreamSpec { name: name.clone(), len })
             })
             .collect::<Result<Vec<_>, ExtractionError>>()?;
-        let extractor = FeatureExtractor::load_with(&specs, backbone, false, true)?;
+        let extractor = FeatureExtractor::load_with(&specs, backbone, None, false, true)?;
         let mut hash = Sha256::new();
         for name in streams {
             hash.update(name.as_bytes());

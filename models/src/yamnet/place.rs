@@ -29,6 +29,12 @@ pub fn candidates() -> Vec<PathBuf> {
         .collect()
 }
 
+/// Whether somebody named the place: then it is that file or none.
+#[must_use]
+pub fn is_named() -> bool {
+    std::env::var_os(ENV).is_some_and(|value| !value.is_empty())
+}
+
 /// Where an import goes if no place is named: the first candidate.
 #[must_use]
 pub fn default_path() -> PathBuf {
@@ -39,7 +45,7 @@ pub fn default_path() -> PathBuf {
 ///
 /// # Errors
 /// [`BackboneError::Missing`], which says how to import it.
-pub(super) fn find() -> Result<PathBuf, BackboneError> {
+pub fn find() -> Result<PathBuf, BackboneError> {
     let places = candidates();
     match places.iter().find(|path| path.exists()) {
         Some(path) => Ok(path.clone()),

@@ -348,7 +348,7 @@ fn a_hostile_or_unfit_head_is_refused() {
         let files = BTreeMap::from([(HEAD_FILE.to_owned(), head)]);
         write_bundle(&path, manifest(&["transient"]), &files).unwrap();
         match Classifier::load(Some(&path), None) {
-            Err(error @ LoadError::Head { .. }) => {
+            Err(error @ LoadError::Network { .. }) => {
                 let said = error.to_string();
                 assert!(said.contains("test-ear") && said.contains(named), "{what}: {said}");
             }

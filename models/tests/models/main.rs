@@ -5,6 +5,7 @@
 mod audio;
 mod bundle;
 mod classify;
+mod compact;
 mod detector;
 mod distant_shots;
 mod front_end;

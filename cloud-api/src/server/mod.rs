@@ -1,28 +1,39 @@
 //! The server, put together.
 
+mod model;
+mod roles;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use ecosight_models::{Classifier, ClassifierOptions, LoadError};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::time::{Instant, sleep};
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
+use crate::access::{Guard, Passwords, is_private};
 use crate::alerts;
 use crate::backoff::Backoff;
+use crate::chance::Chance;
 use crate::clips::Clips;
 use crate::clock::Clock;
-use crate::config::{BrokerChoice, Config, ModelConfig};
+use crate::config::{BrokerChoice, Config};
 use crate::http::{self, Api};
-use crate::inference::Inference;
 use crate::ingest::{self, Ingest};
 use crate::lifecycle::{self, Signals, Tasks};
 use crate::link::{self, LinkOptions};
 use crate::live::{self, Live};
+use crate::metric;
+use crate::samples::Samples;
 use crate::store::{Store, StoreError};
+use crate::tally::{self, Tally};
+use crate::training::{self, Worker};
 use crate::upkeep;
+
+use model::load_model;
+pub(crate) use model::loaded;
+pub use roles::{Role, Roles};
 
 /// From the first signal to the end.
 const END_LIMIT: Duration = Duration::from_secs(10);
@@ -34,28 +45,57 @@ const DISCONNECT_LIMIT: Duration = Duration::from_secs(2);
 const DATABASE_WAIT: Duration = Duration::from_secs(30);
 /// A comment on live streams this often shows both sides that the other is there.
 const HEARTBEAT: Duration = Duration::from_secs(15);
+/// Pictures and exports made at one time.
+const PICTURES: usize = 2;
 /// Changes between ingest and those who watch.
 const CHANGES: usize = 1_024;
 
-/// Nobody asks for AudioSet's own classes here, and one file at a time needs no batches of eight.
-const MODEL_OPTIONS: ClassifierOptions = ClassifierOptions { audioset: false, batching: false };
-/// Scores may differ by this much between published copies of YAMNet.
-const GOLDEN_TOLERANCE: f32 = 0.1;
-
-/// Runs the server until a signal, or until a part of it fails.
+/// Runs those parts of the server that `roles` names until a signal, or until one of them fails.
 ///
 /// # Errors
 /// What could not be had at the start, or the part that failed.
-pub async fn serve(config: Config, clock: Clock) -> Result<()> {
+pub async fn serve(config: Config, roles: &Roles, clock: Clock) -> Result<()> {
     let mut signals = Signals::listen()?;
     let data_dir = data_dir(&config)?;
-    let listener = http::bind(config.http.listen).await?;
+    if !roles.are_all() && config.mqtt.broker == BrokerChoice::Embedded {
+        bail!(
+            "the roles {roles} alone need a broker that the others reach too: name one with \
+             --mqtt mqtt://HOST:PORT"
+        );
+    }
+    let listener = match roles.has(Role::Http) {
+        true => Some(http::bind(config.http.listen).await?),
+        false => None,
+    };
     let mut tasks = Tasks::default();
-    let broker = start_broker(&config, &mut tasks).await?;
+    let mut broker = start_broker(&config, &mut tasks).await?;
+    broker.group.clone_from(&config.mqtt.shared_group);
+    broker.subscribe = roles.has(Role::Ingest);
+    if !broker.subscribe {
+        // The session that stations' messages wait in belongs to whoever takes them in.
+        broker.client_id = format!("{}-{roles}", broker.client_id).replace(',', "-");
+    }
     let store = open_store(&config, &data_dir).await?;
+    let open = is_private(config.http.listen);
+    if listener.is_some() && !open && !store.has_administrator().await? {
+        store.close().await;
+        bail!(
+            "{} can be reached from other machines, and there is no administrator: everybody there \
+             could do everything. Make one with `ecosight-cloud create-admin NAME` (and the same \
+             --data-dir or --database), or listen on 127.0.0.1",
+            config.http.listen
+        );
+    }
     let clips = Clips::open(data_dir.join("clips"), store.clone(), clock.clone());
     let clips = clips.await.with_context(|| unwritable(&data_dir))?;
+    let chance = Chance::system();
+    let samples = data_dir.join("samples");
+    let samples = Samples::open(samples, store.clone(), clock.clone(), chance.clone())
+        .with_context(|| unwritable(&data_dir))?;
+    let metrics = metric::start().context("cannot measure")?;
     let inference = load_model(&config, &store).await?;
+    let tally = Tally::new(store.clone());
+    let jobs = Arc::new(Notify::new());
     let seed = clock.now_us() as u64 ^ u64::from(std::process::id());
 
     let (poller, link, deliveries) = link::link(
@@ -77,16 +117,34 @@ pub async fn serve(config: Config, clock: Clock) -> Result<()> {
     let api = Api {
         store: store.clone(),
         clips,
+        samples: samples.clone(),
         live: live.clone(),
-        inference,
+        inference: inference.clone(),
+        tally: tally.clone(),
+        jobs: jobs.clone(),
         link: link.clone(),
         broker: if config.mqtt.broker == BrokerChoice::Embedded { "embedded" } else { "external" },
+        guard: Guard::new(store.clone(), clock.clone(), open, config.http.rate_limit),
+        passwords: Passwords::default(),
+        pictures: Arc::new(Semaphore::new(PICTURES)),
+        metrics: Some(metrics.clone()),
         clock: clock.clone(),
+        chance: chance.clone(),
         started_us: clock.now_us(),
         heartbeat: HEARTBEAT.min(config.http.idle_timeout / 2),
         stop: stop.clone(),
+        endpoints: Arc::default(),
     };
-    let address = listener.local_addr()?;
+    let worker = Worker {
+        store: store.clone(),
+        samples,
+        bundle: inference.bundle().ok().cloned(),
+        yamnet: config.model.yamnet.clone(),
+        dir: training::training_dir(&data_dir),
+        clock: clock.clone(),
+        chance,
+        news: jobs,
+    };
     let router = http::router(api, &config.http);
 
     tasks.spawn("link", {
@@ -112,46 +170,37 @@ pub async fn serve(config: Config, clock: Clock) -> Result<()> {
             Ok(())
         }
     });
-    tasks.spawn("ingest", {
-        let stop = stop.clone();
-        async move {
-            ingest::run(ingest, deliveries, stop).await;
-            Ok(())
-        }
-    });
-    tasks.spawn("alerts", {
-        let work = alerts::run(store.clone(), link, clock.clone(), news, stop.clone());
-        async move {
-            work.await;
-            Ok(())
-        }
-    });
-    tasks.spawn("live", {
-        let work = live::run(live, store.clone(), clock.clone(), changes, stop.clone());
-        async move {
-            work.await;
-            Ok(())
-        }
-    });
-    tasks.spawn("upkeep", {
-        let work = upkeep::run(store.clone(), clock, config.storage.keep_telemetry, stop.clone());
-        async move {
-            work.await;
-            Ok(())
-        }
-    });
-    tasks.spawn("http", {
-        let (http, stop) = (config.http.clone(), stop.clone());
-        async move {
-            http::serve(listener, router, http, stop, DRAIN_LIMIT).await;
-            Ok(())
-        }
-    });
+    if roles.has(Role::Ingest) {
+        tasks.spawn_until_stop("ingest", ingest::run(ingest, deliveries, stop.clone()));
+        let alerts = alerts::run(store.clone(), link, clock.clone(), news, stop.clone());
+        tasks.spawn_until_stop("alerts", alerts);
+        let live = live::run(live, store.clone(), clock.clone(), changes, stop.clone());
+        tasks.spawn_until_stop("live", live);
+    } else {
+        // What another process takes in is found in the database.
+        let live = live::follow(live, store.clone(), clock.clone(), stop.clone());
+        tasks.spawn_until_stop("live", live);
+    }
+    if roles.has(Role::Worker) {
+        tasks.spawn_until_stop("worker", training::run(worker, stop.clone()));
+        let keep = config.storage.keep_telemetry;
+        tasks.spawn_until_stop("upkeep", upkeep::run(store.clone(), clock, keep, stop.clone()));
+    }
+    tasks.spawn_until_stop("tally", tally::run(tally.clone(), stop.clone()));
+    tasks.spawn_until_stop("measure", upkeep::measure(store.clone(), metrics, stop.clone()));
+    if let Some(listener) = listener {
+        let address = listener.local_addr()?;
+        let http = http::serve(listener, router, config.http.clone(), stop.clone(), DRAIN_LIMIT);
+        tasks.spawn_until_stop("http", http);
+        info!(url = %format_args!("http://{address}"), data = %data_dir.display(), "serving");
+    } else {
+        info!(%roles, data = %data_dir.display(), "working");
+    }
     tasks.spawn("report", lifecycle::report(stop));
-    info!(url = %format_args!("http://{address}"), data = %data_dir.display(), "serving");
 
     let ran = tasks.run(&mut signals).await;
     let ended = tasks.end(&mut signals, END_LIMIT).await;
+    tally.flush().await;
     store.close().await;
     ran.and(ended)?;
     info!("stopped");
@@ -170,7 +219,7 @@ pub async fn migrate(config: &Config) -> Result<()> {
     Ok(())
 }
 
-fn data_dir(config: &Config) -> Result<std::path::PathBuf> {
+pub(crate) fn data_dir(config: &Config) -> Result<std::path::PathBuf> {
     let dir = config.data_dir(|name| std::env::var(name).ok());
     std::fs::create_dir_all(&dir).with_context(|| unwritable(&dir))?;
     Ok(dir)
@@ -194,7 +243,8 @@ async fn start_broker(config: &Config, tasks: &mut Tasks) -> Result<LinkOptions>
         }
         BrokerChoice::External { host, port } => (host.clone(), *port, credentials(config)?),
     };
-    Ok(LinkOptions { host, port, client_id: mqtt.client_id.clone(), credentials })
+    let client_id = mqtt.client_id.clone();
+    Ok(LinkOptions { host, port, client_id, credentials, group: String::new(), subscribe: true })
 }
 
 #[cfg(feature = "embedded-broker")]
@@ -241,7 +291,7 @@ fn credentials(config: &Config) -> Result<Option<(String, String)>> {
     Ok(Some((mqtt.username.clone(), password.trim_end_matches(['\r', '\n']).to_owned())))
 }
 
-async fn open_store(config: &Config, data_dir: &Path) -> Result<Store> {
+pub(crate) async fn open_store(config: &Config, data_dir: &Path) -> Result<Store> {
     let deadline = Instant::now() + DATABASE_WAIT;
     let mut told = false;
     loop {
@@ -257,42 +307,4 @@ async fn open_store(config: &Config, data_dir: &Path) -> Result<Store> {
             Err(error) => return Err(error).context("cannot open the database"),
         }
     }
-}
-
-/// Loads the model. Without one the server takes in and shows what stations send all the same.
-async fn load_model(config: &Config, store: &Store) -> Result<Inference> {
-    let model = config.model.clone();
-    let loaded = tokio::task::spawn_blocking(move || loaded(&model)).await.context("the model")?;
-    match &loaded {
-        Ok(classifier) => {
-            let bundle = classifier.bundle();
-            info!(name = bundle.name, version = bundle.version, tag = %bundle.tag, "model loaded");
-            let (tag, classes) = (bundle.tag.to_string(), &bundle.classes);
-            store.remember_model(&tag, &bundle.name, &bundle.version, classes).await?;
-        }
-        Err(reason) => error!("NO MODEL: {reason} /predict and /health answer 503 until then."),
-    }
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let threads = if config.model.threads == 0 { cores } else { config.model.threads };
-    Ok(Inference::new(loaded, threads, config.model.queue))
-}
-
-/// The model, proven on the sounds whose scores its bundle states; or what is wrong and what to do.
-pub(crate) fn loaded(config: &ModelConfig) -> Result<Classifier, String> {
-    let (bundle, backbone) = (config.bundle.as_deref(), config.yamnet.as_deref());
-    let classifier = Classifier::load_with(bundle, backbone, MODEL_OPTIONS).map_err(|error| {
-        let import = match &error {
-            LoadError::Backbone(_) => " (ecosight-models import-yamnet FILE)",
-            _ => "",
-        };
-        format!("{error}{import}. Then start the server again.")
-    })?;
-    match classifier.golden_deviation() {
-        Ok(Some(off)) if off > GOLDEN_TOLERANCE => {
-            warn!(off, "the model's scores differ from those in its bundle: is it another YAMNet?");
-        }
-        Ok(_) => {}
-        Err(error) => return Err(format!("the model does not run: {error}.")),
-    }
-    Ok(classifier)
 }

@@ -1,0 +1,197 @@
+//! What the operator does beside serving: accounts, keys, Mosquitto's files, exports.
+
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use ecosight_models::durable;
+use ecosight_shared::Topic;
+
+use crate::access::{Passwords, Role, Secret, mosquitto_hash};
+use crate::chance::Chance;
+use crate::cli;
+use crate::clock::{Clock, parse_rfc3339};
+use crate::config::Config;
+use crate::export::{self, ExportError, ExportFormat, Sink};
+use crate::log;
+use crate::server::{data_dir, open_store};
+use crate::store::{CredentialRow, Deed, EventFilter, NewKey, NewUser, Store};
+
+/// Who the audit log says did it.
+const ACTOR: &str = "operator";
+
+async fn store(config: &Config) -> Result<Store> {
+    open_store(config, &data_dir(config)?).await
+}
+
+async fn note(store: &Store, action: &'static str, target: String, detail: String) -> Result<()> {
+    let (at_us, actor) = (Clock::system().now_us(), ACTOR.to_owned());
+    Ok(store.log_deed(Deed { at_us, actor, action, target, detail }).await?)
+}
+
+/// Makes an administrator and prints the password, if it was not given.
+///
+/// # Errors
+/// If the name is taken, the password cannot be used, or the database cannot be written.
+pub async fn create_admin(config: &Config, options: &cli::CreateAdmin) -> Result<()> {
+    let (chance, clock) = (Chance::system(), Clock::system());
+    let name = crate::samples::checked_name("name", &options.name)?;
+    let made = if options.stdin { None } else { Some(Secret::code(&chance)) };
+    let password = match &made {
+        Some(made) => made.reveal().to_owned(),
+        None => {
+            let mut line = String::new();
+            std::io::stdin().read_line(&mut line).context("cannot read the password")?;
+            line.trim_end_matches(['\r', '\n']).to_owned()
+        }
+    };
+    let hashed = Passwords::default().hash(&password, &chance).await;
+    let password = hashed.map_err(anyhow::Error::msg)?;
+    let store = store(config).await?;
+    let (id, now_us) = (chance.id(&clock), clock.now_us());
+    let user = NewUser { id, name: name.clone(), password, role: Role::Admin, sites: None, now_us };
+    if store.create_user(user).await?.is_none() {
+        bail!("there is a user {name} already");
+    }
+    note(&store, "user.create", format!("user:{name}"), Role::Admin.name().into()).await?;
+    store.close().await;
+    match made {
+        Some(made) => log::print(&format!("{}\n", made.reveal())),
+        None => Ok(()),
+    }
+}
+
+/// Makes a key and prints its secret.
+///
+/// # Errors
+/// If the database cannot be written.
+pub async fn create_api_key(config: &Config, options: &cli::CreateApiKey) -> Result<()> {
+    let (chance, clock) = (Chance::system(), Clock::system());
+    let secret = Secret::key(&chance);
+    let name = crate::samples::checked_name("name", &options.name)?;
+    let key = NewKey {
+        id: chance.id(&clock),
+        name: name.clone(),
+        secret_sha256: secret.hashed(),
+        role: options.role,
+        sites: (!options.sites.is_empty()).then(|| options.sites.clone()),
+        created_by: ACTOR.into(),
+        expires_us: None,
+        now_us: clock.now_us(),
+    };
+    let store = store(config).await?;
+    store.create_key(key).await?;
+    note(&store, "key.create", format!("key:{name}"), options.role.name().into()).await?;
+    store.close().await;
+    log::print(&format!("{}\n", secret.reveal()))
+}
+
+/// Writes Mosquitto's password and ACL files.
+///
+/// # Errors
+/// If the database cannot be read or the folder cannot be written.
+pub async fn mosquitto_acl(config: &Config, options: &cli::MosquittoAcl) -> Result<()> {
+    let store = store(config).await?;
+    let stations = store.credentials().await?;
+    store.close().await;
+    let server = match &options.server_password_file {
+        Some(file) => {
+            let text = std::fs::read_to_string(file)
+                .with_context(|| format!("cannot read {}", file.display()))?;
+            let secret = Secret::given(text.trim_end_matches(['\r', '\n']));
+            Some(mosquitto_hash(&secret, Chance::system().bytes()))
+        }
+        None => None,
+    };
+    let (passwords, acl) = mosquitto_files(&options.server_user, server.as_deref(), &stations);
+    let write = |name: &str, text: &str| {
+        let path = options.out.join(name);
+        durable::write_file(&path, text.as_bytes())
+            .with_context(|| format!("cannot write {}", path.display()))
+    };
+    write("passwords", &passwords)?;
+    write("acl", &acl)?;
+    log::print(&hint(&options.out, stations.len()))
+}
+
+fn hint(out: &Path, stations: usize) -> String {
+    let out = out.display();
+    format!(
+        "{stations} stations. In mosquitto.conf:\n  allow_anonymous false\n  \
+         password_file {out}/passwords\n  acl_file {out}/acl\n  max_inflight_messages 0\n\
+         Then: kill -HUP of Mosquitto, now and after every enrolment or retirement.\n"
+    )
+}
+
+/// Passwords and ACL: a station reaches its own subtree only, the server everything.
+fn mosquitto_files(
+    server_user: &str,
+    server_hash: Option<&str>,
+    stations: &[CredentialRow],
+) -> (String, String) {
+    let mut passwords = String::new();
+    if let Some(hash) = server_hash {
+        let _ = writeln!(passwords, "{server_user}:{hash}");
+    }
+    let mut acl = format!("user {server_user}\ntopic readwrite ecosight/v1/#\n");
+    for station in stations {
+        let _ = writeln!(passwords, "{}:{}", station.device_id, station.mqtt_hash);
+        let device = ecosight_shared::DeviceId(station.device_id);
+        let site = station.site_id.as_str();
+        let _ = write!(acl, "\nuser {}\n", station.device_id);
+        for topic in [
+            Topic::Up(site, device),
+            Topic::Alert(site, device),
+            Topic::Status(site, device),
+            Topic::Reply(site, device),
+        ] {
+            let _ = writeln!(acl, "topic write {topic}");
+        }
+        for topic in [
+            Topic::Receipt(site, device),
+            Topic::Desired(site, device),
+            Topic::Command(site, device, "+"),
+        ] {
+            let _ = writeln!(acl, "topic read {topic}");
+        }
+    }
+    (passwords, acl)
+}
+
+/// Writes an export to standard output.
+///
+/// # Errors
+/// If the database cannot be read, or nobody reads on.
+pub async fn export(config: &Config, options: &cli::Export) -> Result<()> {
+    if options.format == ExportFormat::Clips {
+        bail!("recordings are exported by the server: GET /api/v1/export/clips");
+    }
+    let time = |name: &str, text: &Option<String>| match text {
+        None => Ok(None),
+        Some(text) => match parse_rfc3339(text) {
+            Some(time) => Ok(Some(time)),
+            None => bail!("{name}: {text:?} is no time such as 2026-03-01T18:00:00Z"),
+        },
+    };
+    let filter = EventFilter {
+        site: options.site.clone(),
+        class: options.class.clone(),
+        since_us: time("--since", &options.since)?,
+        until_us: time("--until", &options.until)?,
+        ..EventFilter::default()
+    };
+    let store = store(config).await?;
+    let rows = export::write(&store, None, options.format, filter, &mut Stdout).await?;
+    store.close().await;
+    tracing::info!(rows, format = %options.format, "exported");
+    Ok(())
+}
+
+struct Stdout;
+
+impl Sink for Stdout {
+    async fn take(&mut self, part: Vec<u8>) -> Result<(), ExportError> {
+        std::io::stdout().write_all(&part).map_err(|_| ExportError::Gone)
+    }
+}

@@ -1,0 +1,209 @@
+//! Sounds to learn from. The bytes are files (see `samples`).
+
+use sqlx::{FromRow, QueryBuilder};
+use uuid::Uuid;
+
+use super::{Backend, Cursor, Store, StoreError, reading, writing};
+
+/// A sample as the database knows it.
+#[derive(Clone, Debug, PartialEq, Eq, FromRow)]
+pub struct SampleRow {
+    /// Its id.
+    pub id: Uuid,
+    /// What is heard in it.
+    pub class: String,
+    /// What must stay on one side of every split.
+    pub group_key: String,
+    /// `upload` or `event`.
+    pub source: String,
+    /// The event whose recording it is.
+    pub event_id: Option<Uuid>,
+    /// As the sender called it.
+    pub file_name: String,
+    /// SHA-256 of the file, hexadecimal.
+    pub sha256: String,
+    /// Size of the file.
+    pub bytes: i64,
+    /// Length of the sound.
+    pub duration_ms: i64,
+    /// Sample rate of the file.
+    pub rate_hz: i64,
+    /// Channels of the file.
+    pub channels: i64,
+    /// When it came, µs.
+    pub created_us: i64,
+    /// When its class was last set, µs.
+    pub labelled_us: i64,
+}
+
+/// How many samples a class has.
+#[derive(Clone, Debug, PartialEq, Eq, FromRow)]
+pub struct ClassCount {
+    /// The class.
+    pub class: String,
+    /// Its samples.
+    pub samples: i64,
+    /// The groups they come from.
+    pub groups: i64,
+}
+
+macro_rules! columns {
+    () => {
+        "id, class, group_key, source, event_id, file_name, sha256, bytes, duration_ms, rate_hz, \
+         channels, created_us, labelled_us"
+    };
+}
+
+/// Builds and runs the list's query on one pool.
+macro_rules! list {
+    ($db:ty, $pool:expr, $class:expr, $after:expr, $limit:expr) => {{
+        let mut query =
+            QueryBuilder::<$db>::new(concat!("SELECT ", columns!(), " FROM samples WHERE TRUE"));
+        if let Some(class) = $class {
+            query.push(" AND class = ").push_bind(class.to_owned());
+        }
+        if let Some(Cursor { listed_us, id }) = $after {
+            query.push(" AND (created_us, id) < (").push_bind(listed_us);
+            query.push(", ").push_bind(id).push(")");
+        }
+        query.push(" ORDER BY created_us DESC, id DESC LIMIT ").push_bind($limit);
+        query.build_query_as::<SampleRow>().fetch_all($pool).await
+    }};
+}
+
+impl Store {
+    /// Keeps a sample. A file with the same content is one sample: it takes the new class, and what
+    /// is given back is the row that was there.
+    ///
+    /// # Errors
+    /// [`StoreError`] as for every write.
+    pub async fn keep_sample(&self, sample: SampleRow) -> Result<SampleRow, StoreError> {
+        writing!(self, |tx| {
+            sqlx::query_as(concat!(
+                "INSERT INTO samples (",
+                columns!(),
+                ") VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13) \
+                 ON CONFLICT (sha256) DO UPDATE SET class = excluded.class, \
+                 labelled_us = excluded.labelled_us RETURNING ",
+                columns!()
+            ))
+            .bind(sample.id)
+            .bind(sample.class)
+            .bind(sample.group_key)
+            .bind(sample.source)
+            .bind(sample.event_id)
+            .bind(sample.file_name)
+            .bind(sample.sha256)
+            .bind(sample.bytes)
+            .bind(sample.duration_ms)
+            .bind(sample.rate_hz)
+            .bind(sample.channels)
+            .bind(sample.created_us)
+            .bind(sample.labelled_us)
+            .fetch_one(&mut *tx)
+            .await?
+        })
+    }
+
+    /// Gives a sample another class; `None` if there is no such sample.
+    ///
+    /// # Errors
+    /// [`StoreError`] as for every write.
+    pub async fn relabel_sample(
+        &self,
+        id: Uuid,
+        class: String,
+        now_us: i64,
+    ) -> Result<Option<SampleRow>, StoreError> {
+        writing!(self, |tx| {
+            sqlx::query_as(concat!(
+                "UPDATE samples SET class = $2, labelled_us = $3 WHERE id = $1 RETURNING ",
+                columns!()
+            ))
+            .bind(id)
+            .bind(class)
+            .bind(now_us)
+            .fetch_optional(&mut *tx)
+            .await?
+        })
+    }
+
+    /// Forgets a sample; gives what was known of it. The caller removes the file.
+    ///
+    /// # Errors
+    /// [`StoreError`] as for every write.
+    pub async fn forget_sample(&self, id: Uuid) -> Result<Option<SampleRow>, StoreError> {
+        writing!(self, |tx| {
+            sqlx::query_as(concat!("DELETE FROM samples WHERE id = $1 RETURNING ", columns!()))
+                .bind(id)
+                .fetch_optional(&mut *tx)
+                .await?
+        })
+    }
+
+    /// One sample.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    pub async fn sample(&self, id: Uuid) -> Result<Option<SampleRow>, StoreError> {
+        Ok(reading!(self, |pool| {
+            sqlx::query_as(concat!("SELECT ", columns!(), " FROM samples WHERE id = $1"))
+                .bind(id)
+                .fetch_optional(pool)
+                .await
+        })?)
+    }
+
+    /// At most `limit` samples, newest first, of one class or all.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    pub async fn samples(
+        &self,
+        class: Option<&str>,
+        after: Option<Cursor>,
+        limit: i64,
+    ) -> Result<Vec<SampleRow>, StoreError> {
+        Ok(match &self.backend {
+            Backend::Lite { read, .. } => list!(sqlx::Sqlite, read, class, after, limit)?,
+            Backend::Pg { pool } => list!(sqlx::Postgres, pool, class, after, limit)?,
+        })
+    }
+
+    /// Classes by name, with how many samples they have.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    pub async fn sample_counts(&self) -> Result<Vec<ClassCount>, StoreError> {
+        Ok(reading!(self, |pool| {
+            sqlx::query_as(
+                "SELECT class, COUNT(*) AS samples, COUNT(DISTINCT group_key) AS groups \
+                 FROM samples GROUP BY class ORDER BY class",
+            )
+            .fetch_all(pool)
+            .await
+        })?)
+    }
+
+    /// Samples that came or changed their class after `since_us`.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    pub async fn samples_since(&self, since_us: i64) -> Result<i64, StoreError> {
+        let (count,): (i64,) = reading!(self, |pool| {
+            sqlx::query_as("SELECT COUNT(*) FROM samples WHERE labelled_us > $1")
+                .bind(since_us)
+                .fetch_one(pool)
+                .await
+        })?;
+        Ok(count)
+    }
+}
+
+impl SampleRow {
+    /// The place of this sample in the list.
+    #[must_use]
+    pub fn cursor(&self) -> Cursor {
+        Cursor { listed_us: self.created_us, id: self.id }
+    }
+}

@@ -1,0 +1,108 @@
+//! The trainer in a process of its own: this program again, with the hidden command `train`.
+
+use std::path::Path;
+use std::process::{ExitCode, Stdio};
+
+use anyhow::{Result, bail};
+use ecosight_models::train::cli::TrainArguments;
+use rustix::process::{Resource, Rlimit, setrlimit};
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::Command;
+use tokio::sync::watch;
+use tracing::{debug, warn};
+
+use super::JobError;
+
+/// Address space of the trainer, bytes: some thousands of samples with all their copies.
+const MEMORY_LIMIT: u64 = 8 << 30;
+/// Processor time of the trainer, seconds.
+const CPU_LIMIT_S: u64 = 6 * 3_600;
+/// The trainer gives way to everything else.
+const NICENESS: i32 = 15;
+/// Networks whose mean is the candidate.
+const NETWORKS: &str = "1";
+
+/// What the trainer is told.
+#[derive(Debug)]
+#[allow(missing_docs, reason = "the options of `ecosight-models train`")]
+pub struct TrainerArguments<'a> {
+    pub manifest: &'a Path,
+    pub labels: &'a Path,
+    pub audio: &'a Path,
+    pub streams: &'a [String],
+    pub folds: usize,
+    pub name: &'a str,
+    pub version: &'a str,
+    pub yamnet: Option<&'a Path>,
+    pub cache: &'a Path,
+    pub out: &'a Path,
+}
+
+/// Runs the trainer to its end. Dropping the future kills it.
+pub(super) async fn train(
+    arguments: &TrainerArguments<'_>,
+    progress: &watch::Sender<String>,
+) -> Result<(), JobError> {
+    let passing = |error: std::io::Error| JobError::Passing(format!("the trainer: {error}"));
+    let mut command = Command::new(std::env::current_exe().map_err(passing)?);
+    command
+        .arg("train")
+        .arg("--data")
+        .arg(arguments.manifest)
+        .arg("--labels")
+        .arg(arguments.labels)
+        .arg("--audio")
+        .arg(arguments.audio)
+        .arg("--streams")
+        .arg(arguments.streams.join(","))
+        .args(["--folds", &arguments.folds.to_string(), "--networks", NETWORKS])
+        .args(["--name", arguments.name, "--version", arguments.version])
+        .arg("--cache")
+        .arg(arguments.cache)
+        .arg("--out")
+        .arg(arguments.out);
+    if let Some(yamnet) = arguments.yamnet {
+        command.arg("--yamnet").arg(yamnet);
+    }
+    let mut trainer = command
+        // The server needs its cores.
+        .env("RAYON_NUM_THREADS", "1")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .map_err(passing)?;
+    let mut last = String::new();
+    if let Some(stderr) = trainer.stderr.take() {
+        let mut lines = BufReader::new(stderr).lines();
+        while let Ok(Some(line)) = lines.next_line().await {
+            debug!(line, "trainer");
+            last.clone_from(&line);
+            progress.send_replace(line);
+        }
+    }
+    let status = trainer.wait().await.map_err(passing)?;
+    match (status.success(), status.code()) {
+        (true, _) => Ok(()),
+        // The trainer says what is wrong with the data: another attempt would say the same.
+        (false, Some(1 | 2)) => Err(JobError::Final(last)),
+        (false, _) => Err(JobError::Passing(format!("the trainer ended with {status}: {last}"))),
+    }
+}
+
+/// The hidden command: takes limits upon itself, then trains.
+///
+/// # Errors
+/// What the trainer says.
+pub fn run_trainer(arguments: &TrainArguments) -> Result<ExitCode> {
+    if let Err(error) = rustix::process::nice(NICENESS) {
+        warn!(%error, "training at the priority of everything else");
+    }
+    for (what, limit) in [(Resource::As, MEMORY_LIMIT), (Resource::Cpu, CPU_LIMIT_S)] {
+        if let Err(error) = setrlimit(what, Rlimit { current: Some(limit), maximum: Some(limit) }) {
+            bail!("cannot limit the trainer: {error}");
+        }
+    }
+    ecosight_models::train::cli::train(arguments)
+}

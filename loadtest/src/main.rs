@@ -1,0 +1,35 @@
+//! Load on a running server, measured honestly: what failed counts, and what was lost is named.
+
+#![allow(clippy::print_stdout, reason = "results go to standard output")]
+
+mod fleet;
+mod predict;
+mod quantile;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Debug, Parser)]
+#[command(name = "ecosight-load", version, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Users who send a sound file to /predict, wait for the answer, and send the next
+    Predict(predict::Options),
+    /// Stations that send detections over MQTT; says what was lost on the way to the database
+    Fleet(fleet::Options),
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<ExitCode> {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    match Cli::parse().command {
+        Command::Predict(options) => predict::run(options).await,
+        Command::Fleet(options) => fleet::run(options).await,
+    }
+}

@@ -1,0 +1,140 @@
+//! The commands `export-compact` and `bundle-compact`: the rim where files and terminal are.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::ensure;
+use clap::Args;
+
+use super::export::export;
+use super::release::Release;
+use crate::train::cli::{Progress, audio_folder, now_rfc3339, print_judgement, read_labels};
+use crate::train::dataset::read_manifest;
+use crate::train::material::{Copies, Library};
+use crate::train::split::grouped_folds;
+
+/// Write what the compact network learns from: recordings in all their forms, as it will see them.
+#[derive(Debug, Args)]
+pub struct ExportArguments {
+    /// Manifest of the recordings, as for `train`.
+    #[arg(long, value_name = "CSV")]
+    data: PathBuf,
+    /// Folder that the manifest's paths are relative to. Default: the manifest's own.
+    #[arg(long, value_name = "DIR")]
+    audio: Option<PathBuf>,
+    /// Which labels make which class (JSON). Default: the built-in classes.
+    #[arg(long, value_name = "FILE")]
+    labels: Option<PathBuf>,
+    /// Folder to write to.
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// Decides folds and augmentations.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Folds of the cross-validation.
+    #[arg(long, default_value_t = 6)]
+    folds: usize,
+    /// Synthetic scenes with shots to add, a minute each.
+    #[arg(long, default_value_t = 48)]
+    scenes: usize,
+}
+
+/// Exports the training material.
+///
+/// # Errors
+/// With a message that names the file or option at fault.
+pub fn run(arguments: &ExportArguments) -> anyhow::Result<ExitCode> {
+    ensure!(arguments.folds >= 2, "--folds must be at least 2");
+    let labels = read_labels(arguments.labels.as_deref())?;
+    let audio = audio_folder(&arguments.data, arguments.audio.as_deref());
+    let clips = read_manifest(&arguments.data, audio)?;
+    let strata: Vec<String> =
+        clips.iter().map(|clip| format!("{}/{}", clip.label, clip.source)).collect();
+    let keys: Vec<(&str, &str)> = strata
+        .iter()
+        .zip(&clips)
+        .map(|(stratum, clip)| (stratum.as_str(), clip.group.as_str()))
+        .collect();
+    let fold = grouped_folds(&keys, arguments.folds, arguments.seed);
+    let library = Library::new(clips, fold, &labels);
+    let silence = labels.named("silence");
+    let items = library.items(&labels, Copies::default(), silence);
+    let progress = Progress::new("material");
+    export(
+        &library,
+        &labels,
+        items,
+        arguments.scenes,
+        arguments.seed,
+        &arguments.out,
+        &|done, all| progress.tell(done, all),
+    )?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Make a bundle of what the training script wrote.
+#[derive(Debug, Args)]
+pub struct BundleArguments {
+    /// Manifest of the recordings, as for `export-compact`.
+    #[arg(long, value_name = "CSV")]
+    data: PathBuf,
+    /// Folder that the manifest's paths are relative to. Default: the manifest's own.
+    #[arg(long, value_name = "DIR")]
+    audio: Option<PathBuf>,
+    /// Which labels make which class (JSON). Default: the built-in classes.
+    #[arg(long, value_name = "FILE")]
+    labels: Option<PathBuf>,
+    /// What `export-compact` wrote.
+    #[arg(long, value_name = "DIR")]
+    material: PathBuf,
+    /// What the training script wrote.
+    #[arg(long, value_name = "DIR")]
+    work: PathBuf,
+    /// Folder to write the bundle to.
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// Name of the model line.
+    #[arg(long, default_value = "compact")]
+    name: String,
+    /// Version of the bundle.
+    #[arg(long, default_value = "0.1.0")]
+    version: String,
+    /// False alarms per hour of the data's background that the alert threshold is chosen for.
+    #[arg(long, default_value_t = 3.0)]
+    alarms_per_hour: f64,
+}
+
+/// Judges the networks by their scores out of fold, and writes the bundle.
+///
+/// # Errors
+/// With a message that names the file or option at fault.
+pub fn bundle(arguments: &BundleArguments) -> anyhow::Result<ExitCode> {
+    ensure!(arguments.alarms_per_hour > 0.0, "--alarms-per-hour must be above 0");
+    let labels = read_labels(arguments.labels.as_deref())?;
+    let audio = audio_folder(&arguments.data, arguments.audio.as_deref());
+    let clips = read_manifest(&arguments.data, audio)?;
+    let fold = vec![0; clips.len()];
+    let library = Library::new(clips, fold, &labels);
+    let created = now_rfc3339();
+    let release = Release {
+        name: &arguments.name,
+        version: &arguments.version,
+        created: &created,
+        command: "make train-compact",
+        library: &library,
+        labels: &labels,
+        material: &arguments.material,
+        work: &arguments.work,
+        alarms_per_hour: arguments.alarms_per_hour,
+    };
+    let (bundle, evaluation) = release.write(&arguments.out)?;
+    print_judgement(&mut std::io::stdout().lock(), &evaluation.judgement, &evaluation.shipped)?;
+    eprintln!(
+        "wrote {} {} to {}, tag {}",
+        bundle.name,
+        bundle.version,
+        arguments.out.display(),
+        bundle.tag
+    );
+    Ok(ExitCode::SUCCESS)
+}
