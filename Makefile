@@ -1,7 +1,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
-.PHONY: help demo test lint deps-check rust-tests page page-tests demo-test train-compact train evaluate bench bench-api load openapi fmt clean
+.PHONY: help demo test lint deps-check rust-tests page page-tests demo-test train-compact train evaluate bench bench-inference bench-api load contract openapi fmt clean
 
 CARGO_TARGET_DIR ?= $(CURDIR)/target
 export CARGO_TARGET_DIR
@@ -56,7 +56,7 @@ page-tests: ## The page in Chromium
 demo-test: ## The demo as a user runs it, checked in Chromium, then stopped
 	@exec deploy/demo/test
 
-train-compact: ## Train the compact network (DATA=manifest.csv, SEEDS, EXAMPLES) and make its bundle (OUT=dir)
+train-compact: ## Train the compact network (DATA=manifest.csv) and make its bundle (OUT=dir)
 	@exec models/train-compact/run
 
 RECORDINGS ?= $${ECOSIGHT_SHARED:-../shared}/audio/manifest.csv
@@ -76,8 +76,14 @@ evaluate: ## Judge the recipe by cross-validation, three seeds, and write nothin
 bench: ## Measure; prints the tables of docs/benchmarks.md
 	@exec models/reference/bench
 
+bench-inference: ## Measure inference beside XNNPACK and ONNX Runtime, layer by layer
+	@exec models/reference/bench --inference
+
 bench-api: ## Measure the server: /predict, overload, ingest
 	@exec loadtest/bench-api $(SECONDS_EACH)
+
+contract: ## Made-up requests against the API's own description (Schemathesis)
+	@exec loadtest/contract
 
 USERS ?= 100
 SECONDS ?= 300

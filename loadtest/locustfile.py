@@ -87,7 +87,9 @@ BAD_FILES = [
         + b"data" + struct.pack("<I", 64_000) + struct.pack("<f", math.nan) * 16_000,
         {422},
     ),
-    ("../../\u00fc\u0000\u202e.wav", SOUNDS[0], {200}),
+    ("../../\u00fc\u202e.wav", SOUNDS[0], {200}),
+    # No file name holds a NUL, so the form is none.
+    ("a\u0000b.wav", SOUNDS[0], {200, 400}),
 ]
 
 

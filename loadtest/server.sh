@@ -14,7 +14,7 @@ print(*(s.getsockname()[1] for s in sockets))')
     "$bin/ecosight-cloud" serve --listen "127.0.0.1:$http" --mqtt-listen "127.0.0.1:$mqtt" \
         --data-dir "$data" "$@" 2>"$work/$name.log" &
     pid=$!
-    for _ in $(seq 300); do
+    for _ in $(seq 600); do
         if curl -sf "http://127.0.0.1:$http/readyz" >/dev/null; then return 0; fi
         kill -0 $pid 2>/dev/null || break
         sleep 0.1

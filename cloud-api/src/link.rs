@@ -32,7 +32,12 @@ const RECEIVE_MAXIMUM: u16 = 1_024;
 /// Messages between the link and ingest. More than the broker may have outstanding, so that the
 /// polling task never waits for the database.
 const DELIVERIES: usize = 2_048;
-const REQUESTS: usize = 1_024;
+/// Acknowledgements, receipts and alerts that wait for the polling task: those of several batches.
+const REQUESTS: usize = 8_192;
+/// Messages of ours that the broker may have before it acknowledges one. The client goes through this
+/// many places whenever it notes its state, which it does for every message: at its default of 65,535
+/// that was two thirds of the server's time.
+const SEND_MAXIMUM: u16 = 512;
 /// Larger payloads never reach the server; a broker may drop them by this limit.
 const MAX_PACKET_BYTES: u32 = 1024 * 1024;
 const KEEP_ALIVE_S: u16 = 20;
@@ -115,6 +120,7 @@ fn mqtt_options(link: &LinkOptions) -> MqttOptions {
         .set_keep_alive(KEEP_ALIVE_S)
         .set_session_mode(SessionMode::Persistent)
         .set_session_store(NothingPending)
+        .set_outgoing_inflight_upper_limit(SEND_MAXIMUM)
         .set_ack_mode(AckMode::Manual)
         .set_receive_maximum(Some(RECEIVE_MAXIMUM))
         .set_max_packet_size(Some(MAX_PACKET_BYTES));
@@ -141,7 +147,7 @@ impl SessionStore for NothingPending {
                 client_id: key.client_id().to_owned(),
                 clean_start: false,
                 session_expiry_interval: Some(u32::MAX),
-                outgoing_inflight_upper_limit: None,
+                outgoing_inflight_upper_limit: Some(SEND_MAXIMUM),
                 ack_mode: PersistedAckMode::Manual,
                 last_pkid: 0,
                 last_puback: 0,

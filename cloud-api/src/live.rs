@@ -159,8 +159,8 @@ async fn show(
     changed: Changes,
 ) -> Result<(), StoreError> {
     for (kind, events) in [("alert", changed.alerts), ("detection", changed.events)] {
-        for id in events {
-            show_event(live, store, kind, id).await?;
+        for event in store.events_by_id(&events).await? {
+            live.publish(kind, &EventDocument::from(event));
         }
     }
     for id in changed.devices {

@@ -171,7 +171,9 @@ async fn connect(
 ) -> Result<AsyncClient> {
     let name = format!("load-{}-{}-{number}", options.seed, std::process::id());
     let mut mqtt = MqttOptions::new(&name, (host.to_owned(), port));
-    mqtt.set_keep_alive(30).set_receive_maximum(Some(1_000));
+    mqtt.set_keep_alive(30)
+        .set_receive_maximum(Some(1_000))
+        .set_outgoing_inflight_upper_limit(1_000);
     let (client, mut eventloop) = AsyncClient::builder(mqtt).capacity(10_000).build();
     let (ready_in, ready) = tokio::sync::oneshot::channel();
     let (ledger, own) = (ledger.clone(), client.clone());

@@ -6,13 +6,16 @@
 //!   full network, the bundle's head;
 //! - `inner`: the same without the AudioSet scores: the network is left at the bundle's last exit;
 //! - `network`: one log-mel patch to the 521 scores;
-//! - `batch`: eight patches to the 521 scores, time per patch.
+//! - `batch`: eight patches to the 521 scores, time per patch;
+//! - `pair`: as `network`, on two threads that share it, each with windows of its own; time per patch
+//!   of both together.
 //!
 //! Says one JSON line when loaded, then one per line `run N` on standard input, until that ends.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, Write};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use anyhow::Context;
@@ -29,13 +32,19 @@ use ecosight_models::{
 /// Something to be timed: runs once and says for how many windows.
 type Task = Box<dyn FnMut() -> anyhow::Result<usize>>;
 
+/// Time that a second thread was on a core.
+static OTHER_CPU_NS: AtomicU64 = AtomicU64::new(0);
+
+/// Windows of each of two threads: so many that starting them does not count.
+const PAIR_WINDOWS: usize = 20;
+
 fn main() -> anyhow::Result<()> {
     let mut arguments = std::env::args().skip(1);
     let yamnet = PathBuf::from(arguments.next().context("usage: inference_worker YAMNET WHAT")?);
     let what = arguments.next().context("usage: inference_worker YAMNET WHAT")?;
-    let begun = Instant::now();
+    let begun = cpu_ns()?;
     let (mut task, name) = prepare(&yamnet, &what)?;
-    let load_ms = begun.elapsed().as_secs_f64() * 1e3;
+    let load_ms = (cpu_ns()? - begun) as f64 / 1e6;
     task()?;
     let mut out = std::io::stdout().lock();
     writeln!(
@@ -52,14 +61,15 @@ fn main() -> anyhow::Result<()> {
         let line = line?;
         let rounds: usize = line.strip_prefix("run ").context("expected `run N`")?.parse()?;
         let (mut wall_us, mut windows) = (Vec::with_capacity(rounds), 0);
-        let cpu_before = cpu_ns()?;
+        let cpu_before = cpu_ns()? + OTHER_CPU_NS.load(Ordering::Relaxed);
         for _ in 0..rounds {
             let begun = Instant::now();
             let count = task()?;
             wall_us.push(begun.elapsed().as_secs_f64() * 1e6 / count as f64);
             windows += count;
         }
-        let cpu_us = (cpu_ns()? - cpu_before) as f64 / 1e3 / windows as f64;
+        let cpu_after = cpu_ns()? + OTHER_CPU_NS.load(Ordering::Relaxed);
+        let cpu_us = (cpu_after - cpu_before) as f64 / 1e3 / windows as f64;
         writeln!(
             out,
             "{}",
@@ -95,6 +105,32 @@ fn prepare(yamnet: &std::path::Path, what: &str) -> anyhow::Result<(Task, String
                 }
             };
             Ok((Box::new(task), name))
+        }
+        "pair" => {
+            let backbone = Backbone::load(Some(yamnet), &[Exit::Scores], false)?;
+            let mut windower = Windower::new();
+            windower.push(&sound);
+            let windows: Vec<Window> = std::iter::from_fn(|| windower.next_window()).collect();
+            let run = move || -> anyhow::Result<()> {
+                for window in windows.iter().cycle().take(PAIR_WINDOWS) {
+                    std::hint::black_box(backbone.run(&[window.log_mel()])?);
+                }
+                Ok(())
+            };
+            let task = move || {
+                std::thread::scope(|scope| {
+                    let other = scope.spawn(|| {
+                        let before = cpu_ns()?;
+                        run()?;
+                        OTHER_CPU_NS.fetch_add(cpu_ns()? - before, Ordering::Relaxed);
+                        anyhow::Ok(())
+                    });
+                    run()?;
+                    other.join().map_err(|_| anyhow::anyhow!("a thread panicked"))?
+                })?;
+                Ok(2 * PAIR_WINDOWS)
+            };
+            Ok((Box::new(task), "no head".to_owned()))
         }
         "network" | "batch" => {
             let batching = what == "batch";

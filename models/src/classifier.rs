@@ -12,6 +12,7 @@ use crate::compact::{self, CompactNetwork, CompactRunError};
 use crate::features::FeatureExtractor;
 use crate::network_plan::Plan;
 use crate::onnx;
+use crate::speech;
 use crate::window::{Window, Windower};
 use crate::yamnet::golden::Sound;
 use crate::yamnet::{self, BackboneError, BackboneRunError};
@@ -65,13 +66,17 @@ pub struct Scores {
     pub classes: Vec<f32>,
     /// YAMNet's 521 AudioSet scores, where the full network runs.
     pub audioset: Option<Box<[f32]>>,
+    /// How much of speech the window is, from [`crate::speech::SPEECH`] on to be treated as such;
+    /// `None` where the options leave it out.
+    pub speech: Option<f32>,
 }
 
 /// What a classifier computes beside the bundle's scores, and how.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClassifierOptions {
-    /// Give the 521 AudioSet scores with every window, for the privacy filter and the trace of what
-    /// was heard. Needs the full network: about twice the time of an inner exit.
+    /// Say how much of speech every window is, and where the bundle is made for YAMNet give its 521
+    /// AudioSet scores as well, for the privacy filter and the trace of what was heard. Those need
+    /// the full network: about twice the time of an inner exit.
     pub audioset: bool,
     /// Prepare for eight windows at once as well: a tenth to a fifth less time per window where
     /// they come in bulk, about 20 MB more memory.
@@ -93,6 +98,8 @@ pub struct Classifier {
 struct Inner {
     bundle: Bundle,
     choice: Choice,
+    /// Whether the windower judges speech, because no AudioSet scores will.
+    listens: bool,
     features: FeatureExtractor,
     head: Plan,
 }
@@ -233,6 +240,7 @@ impl Classifier {
         drop(files);
         // AudioSet scores cost a whole network: without one they are not given.
         let audioset = options.audioset && bundle.manifest.backbone.is_some();
+        let listens = options.audioset && !audioset;
         let features = FeatureExtractor::load_with(
             &bundle.manifest.streams,
             backbone,
@@ -240,7 +248,7 @@ impl Classifier {
             audioset,
             options.batching,
         )?;
-        Ok(Self { inner: Arc::new(Inner { bundle, choice, features, head }) })
+        Ok(Self { inner: Arc::new(Inner { bundle, choice, listens, features, head }) })
     }
 
     /// Why it is this bundle.
@@ -264,7 +272,7 @@ impl Classifier {
     /// The front end for one stream.
     #[must_use]
     pub fn windower(&self) -> Windower {
-        self.inner.features.windower()
+        self.inner.features.windower(self.inner.listens)
     }
 
     /// One `Scores` per window, in order.
@@ -277,7 +285,8 @@ impl Classifier {
         let features = inner.features.compute(windows)?;
         features
             .into_iter()
-            .map(|mut features| {
+            .zip(windows)
+            .map(|(mut features, window)| {
                 normalise(&manifest.normalisation, &mut features.values);
                 let outputs = inner
                     .head
@@ -290,7 +299,9 @@ impl Classifier {
                 {
                     return Err(ClassifyError::Head("a score is not finite".to_owned()));
                 }
-                Ok(Scores { classes, audioset: features.audioset })
+                let audioset = features.audioset;
+                let speech = audioset.as_deref().map(speech::of_audioset).or(window.speech());
+                Ok(Scores { classes, audioset, speech })
             })
             .collect()
     }
@@ -369,7 +380,7 @@ fn load_head(files: &BundleFiles) -> Result<Plan, String> {
         return Err(format!("has {} inputs and {} outputs, expected one of each", ends.0, ends.1));
     }
     let features: usize = manifest.streams.iter().map(|stream: &StreamSpec| stream.len).sum();
-    let plan = Plan::prepare(model, &[1, features])
+    let plan = Plan::prepare(model, &[features], 1, None)
         .map_err(|error| format!("tract refuses it for {features} features: {error}"))?;
     let trial = plan
         .run(&vec![0.0; features])

@@ -10,7 +10,7 @@ use crate::bundle::StreamSpec;
 use crate::classifier::{ClassifyError, LoadError};
 use crate::compact::{self, CompactNetwork};
 use crate::transient;
-use crate::window::{Window, Windower};
+use crate::window::{Extras, Window, Windower};
 use crate::yamnet::{Backbone, Exit};
 
 /// All streams by name, for messages.
@@ -167,10 +167,11 @@ impl FeatureExtractor {
         self.backbone.as_ref()
     }
 
-    /// The front end for one stream of sound: it makes what the feature streams need.
+    /// The front end for one stream of sound: it makes what the feature streams need, and where
+    /// asked judges speech.
     #[must_use]
-    pub fn windower(&self) -> Windower {
-        if self.waits { Windower::with_compact() } else { Windower::new() }
+    pub fn windower(&self, speech: bool) -> Windower {
+        Windower::with(Extras { ahead: self.waits, speech })
     }
 
     /// One `Features` per window, in order. The windows must be of [`Self::windower`].

@@ -8,10 +8,12 @@ pub mod detector;
 pub mod durable;
 pub mod eval;
 pub mod features;
+mod fused;
 pub mod logmel;
 mod network_plan;
 pub mod onnx;
 pub mod scene;
+pub mod speech;
 #[cfg(feature = "train")]
 pub mod train;
 pub mod transient;
@@ -22,7 +24,8 @@ pub use bundle::{Builtin, Bundle, BundleError, BundleFiles};
 pub use classifier::{Choice, Classifier, ClassifierOptions, ClassifyError, LoadError, Scores};
 pub use detector::{Detector, DetectorOutput, Event};
 pub use features::{FeatureExtractor, Features};
-pub use window::{Window, Windower};
+pub use fused::{KERNELS_ENV, KernelChoice, LayerTime, Machine, UnknownKernels};
+pub use window::{Extras, Window, Windower};
 
 /// Rate of all sound inside EcoSight, samples per second, mono.
 pub const SAMPLE_RATE_HZ: u32 = 16_000;

@@ -11,6 +11,7 @@ use crate::compact::{self, Patch, Spectrogram};
 use crate::logmel::{
     BANDS, FRAME_HOP, FRAME_SAMPLES, LogMel, PATCH_FRAMES, PATCH_HOP, PATCH_SAMPLES,
 };
+use crate::speech::SpeechJudge;
 use crate::transient::{self, Transient};
 use crate::{HOP_SAMPLES, WINDOW_SAMPLES};
 
@@ -38,6 +39,7 @@ pub struct Window {
     end_sample: u64,
     log_mel: Box<[f32; PATCH_LEN]>,
     transient: [f32; transient::LEN],
+    speech: Option<f32>,
     ahead: Option<Box<Prospect>>,
 }
 
@@ -68,6 +70,7 @@ impl Window {
             end_sample,
             log_mel,
             transient,
+            speech: None,
             ahead: None,
         }
     }
@@ -80,6 +83,11 @@ impl Window {
     /// The `transient` feature stream; names and order in [`transient::names`].
     pub fn transient(&self) -> &[f32; transient::LEN] {
         &self.transient
+    }
+
+    /// How much of speech it is, where the windower judges that; see [`crate::speech`].
+    pub fn speech(&self) -> Option<f32> {
+        self.speech
     }
 
     /// The compact network's input, where the windower makes it.
@@ -113,6 +121,7 @@ pub struct Windower {
     log_mel: LogMel,
     transient: Transient,
     ahead: Option<Ahead>,
+    speech: Option<SpeechJudge>,
     /// Log-mel frames, the newest last; the last 96 make a patch. Twice as long, so that making
     /// room is rare.
     frames: Vec<[f32; BANDS]>,
@@ -129,6 +138,16 @@ pub struct Windower {
     finished: bool,
 }
 
+/// What a windower may add to its windows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Extras {
+    /// The compact network's input and the next window's `transient` numbers. Each window comes one
+    /// hop later for it.
+    pub ahead: bool,
+    /// How much of speech a window is.
+    pub speech: bool,
+}
+
 /// What a window waits for.
 struct Ahead {
     spectrogram: Spectrogram,
@@ -139,19 +158,16 @@ struct Ahead {
 impl Windower {
     /// A windower at the start of a stream.
     pub fn new() -> Self {
-        Self::of(None)
+        Self::with(Extras::default())
     }
 
-    /// A windower whose windows also carry the compact network's input. Each comes one hop later.
-    pub fn with_compact() -> Self {
-        Self::of(Some(Ahead { spectrogram: Spectrogram::new(), held: None }))
-    }
-
-    fn of(ahead: Option<Ahead>) -> Self {
+    /// A windower whose windows also carry `extras`.
+    pub fn with(extras: Extras) -> Self {
         Self {
             log_mel: LogMel::new(),
             transient: Transient::new(),
-            ahead,
+            ahead: extras.ahead.then(|| Ahead { spectrogram: Spectrogram::new(), held: None }),
+            speech: extras.speech.then(SpeechJudge::new),
             frames: Vec::with_capacity(2 * PATCH_FRAMES),
             frame_count: 0,
             pending: Vec::new(),
@@ -173,7 +189,11 @@ impl Windower {
             self.pending.drain(..self.done);
             self.done = 0;
         }
+        let fresh = self.pending.len();
         self.pending.extend(samples.iter().map(|&sample| sane(sample)));
+        if let Some(speech) = &mut self.speech {
+            speech.push(&self.pending[fresh..]);
+        }
         self.heard += samples.len() as u64;
     }
 
@@ -248,6 +268,9 @@ impl Windower {
             ahead.spectrogram.clear();
             ahead.held = None;
         }
+        if let Some(speech) = &mut self.speech {
+            speech.clear();
+        }
         self.frames.clear();
         self.frame_count = 0;
         self.pending.clear();
@@ -265,6 +288,7 @@ impl Windower {
         let whole = (end - start).saturating_sub(FRAME_SAMPLES as u64) / FRAME_HOP as u64;
         let real_frames = 1 + whole as usize;
         let measure = self.transient.measure(real_frames);
+        let speech = self.speech.as_mut().map(|judge| judge.judge(start, end));
         let peak = (measure.peak_frame * FRAME_HOP as u64 + STRESS_SAMPLES).min(end - 1);
         let mut log_mel = Box::new([0.0; PATCH_LEN]);
         let newest = self.frames[self.frames.len() - PATCH_FRAMES..].as_flattened();
@@ -277,6 +301,7 @@ impl Windower {
             end_sample: self.origin + end,
             log_mel,
             transient: measure.numbers,
+            speech,
             ahead: None,
         }
     }

@@ -61,8 +61,24 @@ def average(mean, network, share):
                 kept.copy_(now)
 
 
-def fit_network(material, train, seed, examples, batch=64, rate=3e-3, hard=4.0, smoothing=0.05, tell=None):
-    """`train`: rows to draw from, with their weights elsewhere zero."""
+# Forms that are looked through for background that scores as an alert; the others are of the same
+# recordings.
+MINED = ("plain", "mixed", "scene")
+
+
+def mined(network, material, train, strength):
+    """Weights with the background lifted that the network takes for an alert."""
+    rows = np.flatnonzero((train > 0) & np.isin(material.form[material.item], MINED) & (material.label != material.alerting))
+    logits = run_network(network, material, rows)
+    score = np.exp(logits[:, material.alerting] - np.logaddexp.reduce(logits, 1))
+    lifted = train.copy()
+    lifted[rows] *= 1 + strength * score
+    return lifted
+
+
+def fit_network(material, train, seed, examples, batch=64, rate=3e-3, hard=4.0, mine=20.0, smoothing=0.05, tell=None):
+    """`train`: rows to draw from, with their weights elsewhere zero. For the second half of the
+    steps, background is drawn more often the more it scores as an alert by then."""
     rng = np.random.default_rng(seed)
     torch.manual_seed(seed)
     network = Network(len(material.classes)).to(memory_format=torch.channels_last)
@@ -70,9 +86,13 @@ def fit_network(material, train, seed, examples, batch=64, rate=3e-3, hard=4.0, 
     kept.load_state_dict(network.state_dict())
     optimiser = torch.optim.AdamW(network.parameters(), lr=rate, weight_decay=0.02)
     steps = examples // batch
-    rows = draw(train, rng, steps * batch)
+    half = steps // 2 if mine else steps
+    rows = draw(train, rng, half * batch)
     network.train()
     for step in range(steps):
+        if step == half:
+            rows = np.concatenate([rows, draw(mined(network, material, train, mine), rng, (steps - half) * batch)])
+            network.train()
         for group in optimiser.param_groups:
             group["lr"] = cycle(step, steps, rate)
         own = rows[step * batch : (step + 1) * batch]

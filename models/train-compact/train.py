@@ -11,6 +11,7 @@ of what is written here. One thread, deterministic for a seed; what is in WORK i
 import argparse
 import json
 import os
+import sys
 import time
 from pathlib import Path
 
@@ -21,19 +22,31 @@ for name, value in (("MALLOC_MMAP_THRESHOLD_", 1 << 32), ("MALLOC_TRIM_THRESHOLD
         os.environ["COMPACT_AGAIN"] = "1"
 if os.environ.pop("COMPACT_AGAIN", None):
     # These are read when a process starts.
-    os.execv(__import__("sys").executable, [__import__("sys").executable, *__import__("sys").argv])
+    os.execv(sys.executable, [sys.executable, *sys.argv])
 
 import numpy as np
 import torch
 
-from fit import Scaled, fit_network, fit_numbers, run_network
+from fit import fit_network, fit_numbers, run_network
 from graph import LOGIT_UNIT, head_onnx, network_onnx
 from material import Material, judge, show
-from network import Network, Numbers
+from network import Network
 
 torch.set_num_threads(1)
 NUMBER_SEEDS = 3
 JUDGED = ("plain", "band_limited", "quiet")
+
+
+class Plan:
+    """One network: `examples:mine:seed`."""
+
+    def __init__(self, text):
+        self.examples, self.mine, self.seed = (int(part) for part in text.split(":"))
+        self.name = text.replace(":", "-")
+
+
+def plans(text):
+    return [Plan(part) for part in text.split(",")]
 
 
 def arguments():
@@ -41,9 +54,12 @@ def arguments():
     parser.add_argument("task", choices=["cv", "final"])
     parser.add_argument("--material", required=True)
     parser.add_argument("--work", required=True, type=Path)
-    parser.add_argument("--seeds", type=int, default=2, help="networks whose mean is used")
-    parser.add_argument("--examples", type=int, default=40_000, help="patches that each network sees")
-    parser.add_argument("--share", type=float, default=0.5, help="the network's part of the logits")
+    parser.add_argument(
+        "--networks", type=plans, default=plans("80000:20:0"),
+        help="networks whose mean is used: patches that it sees : how much more often it sees "
+        "background that scores as an alert : seed, …",
+    )
+    parser.add_argument("--share", type=float, default=0.75, help="the network's part of the logits")
     parser.add_argument("--hard", type=float, default=4.0, help="weight of background that scores as an alert")
     return parser.parse_args()
 
@@ -94,7 +110,7 @@ def cross_validate(material, options):
             train = np.where(material.row_fold == fold, 0, weights)
             rows = np.flatnonzero(judged & (material.row_fold == fold))
             for seed in range(NUMBER_SEEDS):
-                net = fit_numbers(material, numbers, train, seed, 600_000, material.alerting, hard=options.hard)
+                net = fit_numbers(material, numbers, train, seed, 300_000, material.alerting, hard=options.hard)
                 by_numbers[seed, rows] = net(numbers[rows])
         np.save(path, by_numbers)
     rows = np.flatnonzero(judged)
@@ -106,29 +122,32 @@ def cross_validate(material, options):
 
     show("numbers", judge(material, score(by_numbers.mean(0)), rows=rows))
     by_network = []
-    for seed in range(options.seeds):
+    for plan in options.networks:
         logits = np.full((len(weights), classes), np.nan, np.float32)
         for fold in range(material.folds):
-            path = options.work / f"network-{seed}-{fold}.npy"
+            path = options.work / f"network-{plan.name}-{fold}.npy"
             own = np.flatnonzero(judged & (material.row_fold == fold))
             if not path.exists():
                 train = np.where(material.row_fold == fold, 0, weights)
-                tell = teller(f"seed {seed}, fold {fold}")
-                network = fit_network(material, train, seed * 100 + fold, options.examples, hard=options.hard, tell=tell)
+                tell = teller(f"network {plan.name}, fold {fold}")
+                network = fit_network(
+                    material, train, plan.seed * 100 + fold, plan.examples,
+                    hard=options.hard, mine=plan.mine, tell=tell,
+                )
                 np.save(path, run_network(network, material, own))
             logits[own] = np.load(path)
         by_network.append(logits)
-        show(f"network, seed {seed}", judge(material, score(logits), rows=rows))
+        show(f"network {plan.name}", judge(material, score(logits), rows=rows))
         both = options.share * logits + (1 - options.share) * by_numbers.mean(0)
-        show(f"network and numbers, seed {seed}", judge(material, score(both), rows=rows))
+        show(f"network {plan.name} and numbers", judge(material, score(both), rows=rows))
     mean = np.mean(by_network, 0)
     both = options.share * mean + (1 - options.share) * by_numbers.mean(0)
     examples = np.flatnonzero(judged & material.example)
     t = temperature(both[examples], material.label[examples], weights[examples])
     result = judge(material, score(both / t), rows=rows)
-    show(f"all {options.seeds} networks and numbers, temperature {t:.2f}", result)
+    show(f"all networks and numbers, temperature {t:.2f}", result)
     both.astype("<f4").tofile(options.work / "oof.f32")
-    summary = {"temperature": t, "result": result, "seeds": options.seeds, "examples": options.examples,
+    summary = {"temperature": t, "result": result, "networks": [plan.name for plan in options.networks],
                "share": options.share, "hard": options.hard}
     (options.work / "cv.json").write_text(json.dumps(summary, indent=1))
     print(json.dumps(result["rates"]), flush=True)
@@ -137,19 +156,22 @@ def cross_validate(material, options):
 def fit_all(material, options):
     weights = material.weights()
     networks = []
-    for seed in range(options.seeds):
-        path = options.work / f"final-{seed}.pt"
+    for plan in options.networks:
+        path = options.work / f"final-{plan.name}.pt"
         network = Network(len(material.classes)).eval()
         if path.exists():
             network.load_state_dict(torch.load(path))
         else:
-            tell = teller(f"final network {seed}")
-            network = fit_network(material, weights, seed * 100 + 99, options.examples, hard=options.hard, tell=tell)
+            tell = teller(f"final network {plan.name}")
+            network = fit_network(
+                material, weights, plan.seed * 100 + 99, plan.examples,
+                hard=options.hard, mine=plan.mine, tell=tell,
+            )
             torch.save(network.state_dict(), path)
         networks.append(network.eval())
     numbers = numbers_of(material)
     nets = [
-        fit_numbers(material, numbers, weights, seed, 700_000, material.alerting, hard=options.hard)
+        fit_numbers(material, numbers, weights, seed, 350_000, material.alerting, hard=options.hard)
         for seed in range(NUMBER_SEEDS)
     ]
     classes = len(material.classes)

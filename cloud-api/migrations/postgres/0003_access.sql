@@ -119,3 +119,7 @@ ALTER TABLE devices ADD COLUMN retired_us BIGINT;
 
 -- Rows come in the order of their arrival, so a range of blocks tells where to look.
 CREATE INDEX events_received ON events USING BRIN (received_us) WITH (pages_per_range = 32);
+
+-- Lists of one site, and of one class, newest first.
+CREATE INDEX events_site ON events (site_id, listed_us, id);
+CREATE INDEX events_class ON events (class, listed_us, id);

@@ -118,3 +118,7 @@ CREATE INDEX commands_device ON commands (device_id, created_us, id);
 ALTER TABLE devices ADD COLUMN retired_us BIGINT;
 
 CREATE INDEX events_received ON events (received_us);
+
+-- Lists of one site, and of one class, newest first.
+CREATE INDEX events_site ON events (site_id, listed_us, id);
+CREATE INDEX events_class ON events (class, listed_us, id);

@@ -40,11 +40,17 @@ enum Sound {
 }
 
 impl File {
-    pub(super) fn new(bytes: Vec<u8>, held: Held, wanted: Wanted, answer: Answer) -> Self {
+    pub(super) fn new(
+        bytes: Vec<u8>,
+        held: Held,
+        wanted: Wanted,
+        windower: Windower,
+        answer: Answer,
+    ) -> Self {
         Self {
             bytes: bytes.len(),
             sound: Sound::Bytes(bytes),
-            windower: Windower::new(),
+            windower,
             ended: false,
             drained: false,
             scores: Vec::new(),

@@ -178,7 +178,7 @@ impl Inference {
     ) -> Result<Heard, PredictError> {
         let model = self.model()?;
         let (answer, heard) = oneshot::channel();
-        model.queue.push(File::new(file, held, wanted, answer))?;
+        model.queue.push(File::new(file, held, wanted, model.classifier.windower(), answer))?;
         // A thread that panics drops the files it holds.
         heard.await.unwrap_or_else(|_| Err(PredictError::Failed("a thread panicked".into())))
     }

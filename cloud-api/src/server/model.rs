@@ -77,16 +77,18 @@ fn load(
     options: ClassifierOptions,
 ) -> Result<(Classifier, Option<Value>), String> {
     let backbone = config.yamnet.as_deref();
+    let chosen = match &config.bundle {
+        Some(dir) => {
+            BundleFiles::open(dir).map(|files| (Choice::Named, files)).map_err(LoadError::from)
+        }
+        None => Choice::builtin(backbone),
+    };
     let again = |error: LoadError| {
         let import = match &error {
             LoadError::Backbone(_) => " (ecosight-models import-yamnet FILE)",
             _ => "",
         };
         format!("{error}{import}. Then start the server again.")
-    };
-    let chosen = match &config.bundle {
-        Some(dir) => BundleFiles::open(dir).map(|files| (Choice::Named, files)).map_err(Into::into),
-        None => Choice::builtin(backbone),
     };
     let (choice, files) = chosen.map_err(again)?;
     let evaluation =

@@ -3,9 +3,10 @@
 use std::collections::{BTreeMap, HashSet};
 
 use ecosight_shared::{ClipRef, RecordId, Telemetry, TimeQuality};
-use sqlx::{FromRow, QueryBuilder};
+use sqlx::QueryBuilder;
 use uuid::Uuid;
 
+use super::bulk::{Bulk, Key};
 use super::clips::hex;
 use super::devices::UPSERT_MODEL;
 use super::upkeep::QUARANTINE_LIMIT;
@@ -117,20 +118,6 @@ pub struct Committed {
     pub devices: Vec<Uuid>,
 }
 
-#[derive(FromRow)]
-struct Key {
-    device_id: Uuid,
-    boot: i64,
-    seq: i64,
-}
-
-#[derive(FromRow)]
-struct Upserted {
-    id: Uuid,
-    alert: bool,
-    canary: bool,
-}
-
 impl Store {
     /// Stores a batch, all or nothing. Repeating it changes nothing.
     ///
@@ -152,12 +139,21 @@ impl Store {
                 name_events!(tx, status);
             }
             let devices = upsert_devices!(tx, batch, received_us);
-            let fresh = insert_records!(tx, batch, received_us);
+            let mut fresh: HashSet<RecordId> = HashSet::new();
+            if !batch.records.is_empty() {
+                let keys = <Db as Bulk>::insert_records(&mut *tx, &batch.records, received_us);
+                fresh.extend(keys.await?.iter().map(record_id));
+            }
             let is_fresh = |record: &&StoredRecord| fresh.contains(&record.id);
             insert_telemetry!(tx, batch.records.iter().filter(is_fresh), received_us);
             let mut drafts = fold(batch.records.iter().filter(is_fresh));
             resolve_classes!(tx, drafts);
-            let touched = upsert_events!(tx, drafts, received_us);
+            let list: Vec<EventDraft> = drafts.values().cloned().collect();
+            let touched = if list.is_empty() {
+                Vec::new()
+            } else {
+                <Db as Bulk>::join_events(&mut *tx, list, received_us).await?
+            };
             let alerts = insert_notifications!(tx, touched, drafts, received_us);
             expect_clips!(tx, touched, drafts);
             quarantine!(tx, batch.refused, received_us);
@@ -184,7 +180,7 @@ fn fold<'r>(records: impl Iterator<Item = &'r StoredRecord>) -> BTreeMap<Uuid, E
 }
 
 /// What two records of one event say together, whichever came first. The statement in
-/// [`upsert_events!`] joins a draft with a row by the same rule.
+/// [`Bulk::join_events`] joins a draft with a row by the same rule.
 fn joined(a: &EventDraft, b: &EventDraft) -> EventDraft {
     let (base, other) = if b.complete && !a.complete { (b, a) } else { (a, b) };
     EventDraft {
@@ -220,21 +216,12 @@ macro_rules! upsert_devices {
         let records = $batch.records.iter().map(|r| (r.id.device.0, r.site.as_str()));
         let statuses = $batch.statuses.iter().map(|s| (s.device, s.site.as_str()));
         let seen: BTreeMap<Uuid, &str> = records.chain(statuses).collect();
-        if !seen.is_empty() {
-            let mut query = QueryBuilder::<Db>::new(
-                "INSERT INTO devices (id, site_id, name, state, first_seen_us, last_seen_us) ",
-            );
-            query.push_values(&seen, |mut row, (id, site)| {
-                row.push_bind(*id).push_bind((*site).to_owned());
-                row.push_bind(provisional_name(*id)).push_bind("unknown");
-                row.push_bind($received_us).push_bind($received_us);
-            });
-            query.push(
-                " ON CONFLICT (id) DO UPDATE SET site_id = excluded.site_id, last_seen_us = \
-                 CASE WHEN excluded.last_seen_us > devices.last_seen_us \
-                 THEN excluded.last_seen_us ELSE devices.last_seen_us END",
-            );
-            query.build().persistent(false).execute(&mut *$tx).await?;
+        let rows: Vec<(Uuid, String, String)> = seen
+            .iter()
+            .map(|(id, site)| (*id, (*site).to_owned(), provisional_name(*id)))
+            .collect();
+        if !rows.is_empty() {
+            <Db as Bulk>::see_devices(&mut *$tx, rows, $received_us).await?;
         }
         for status in &$batch.statuses {
             sqlx::query(
@@ -259,30 +246,6 @@ macro_rules! upsert_devices {
 /// What a station is called until it tells its name.
 fn provisional_name(id: Uuid) -> String {
     format!("station-{}", &id.simple().to_string()[24..])
-}
-
-/// Inserts the records; gives those that were not there before.
-macro_rules! insert_records {
-    ($tx:ident, $batch:ident, $received_us:ident) => {{
-        let mut fresh: HashSet<RecordId> = HashSet::new();
-        if !$batch.records.is_empty() {
-            let mut query = QueryBuilder::<Db>::new(
-                "INSERT INTO records (device_id, boot, seq, site_id, kind, unix_us, time_quality, \
-                 received_us) ",
-            );
-            query.push_values(&$batch.records, |mut row, record| {
-                row.push_bind(record.id.device.0);
-                row.push_bind(i64::from(record.id.boot)).push_bind(i64::from(record.id.seq));
-                row.push_bind(record.site.clone()).push_bind(record.kind);
-                row.push_bind(record.unix_us).push_bind(record.time_quality.name());
-                row.push_bind($received_us);
-            });
-            query.push(" ON CONFLICT DO NOTHING RETURNING device_id, boot, seq");
-            let query = query.build_query_as::<Key>().persistent(false);
-            fresh.extend(query.fetch_all(&mut *$tx).await?.iter().map(record_id));
-        }
-        fresh
-    }};
 }
 
 fn record_id(key: &Key) -> RecordId {
@@ -362,91 +325,6 @@ macro_rules! resolve_classes {
     };
 }
 
-/// Joins the drafts with what is known of their events. A row that a detection has completed keeps
-/// its numbers, an alert that comes later only adds what it alone knows.
-macro_rules! upsert_events {
-    ($tx:ident, $drafts:ident, $received_us:ident) => {{
-        let mut touched: Vec<Upserted> = Vec::new();
-        if !$drafts.is_empty() {
-            let mut query = QueryBuilder::<Db>::new(
-                "INSERT INTO events (id, site_id, device_id, class, class_index, alert, canary, \
-                 flags, complete, state, score, onset_us, time_quality, received_us, listed_us, \
-                 duration_ms, decided_after_ms, windows, level_dbfs, noise_floor_dbfs, scores, \
-                 model_tag) ",
-            );
-            query.push_values($drafts.values(), |mut row, draft| {
-                row.push_bind(draft.id).push_bind(draft.site.clone()).push_bind(draft.device);
-                row.push_bind(draft.class.clone()).push_bind(draft.class_index.map(i64::from));
-                row.push_bind(draft.alert).push_bind(draft.canary);
-                row.push_bind(i64::from(draft.flags)).push_bind(draft.complete).push_bind("open");
-                row.push_bind(draft.score).push_bind(draft.onset_us);
-                row.push_bind(draft.time_quality.name());
-                row.push_bind($received_us).push_bind(draft.listed_us);
-                row.push_bind(draft.duration_ms.map(i64::from));
-                row.push_bind(draft.decided_after_ms.map(i64::from));
-                row.push_bind(i64::from(draft.windows)).push_bind(draft.level_dbfs);
-                row.push_bind(draft.noise_floor_dbfs);
-                row.push_bind(draft.scores.as_deref().map(score_list));
-                row.push_bind(draft.model_tag.clone());
-            });
-            query.push(concat!(
-                " ON CONFLICT (id) DO UPDATE SET \
-                 alert = events.alert OR excluded.alert, \
-                 canary = events.canary OR excluded.canary, \
-                 complete = events.complete OR excluded.complete, \
-                 class_index = COALESCE(events.class_index, excluded.class_index), \
-                 class = CASE WHEN excluded.complete AND NOT events.complete \
-                 THEN COALESCE(excluded.class, events.class) \
-                 ELSE COALESCE(events.class, excluded.class) END, ",
-                completed!("flags"),
-                ", ",
-                completed!("score"),
-                ", ",
-                completed!("onset_us"),
-                ", ",
-                completed!("time_quality"),
-                ", ",
-                completed!("duration_ms"),
-                ", ",
-                completed!("decided_after_ms"),
-                ", ",
-                completed!("windows"),
-                ", ",
-                completed!("level_dbfs"),
-                ", ",
-                completed!("noise_floor_dbfs"),
-                ", ",
-                completed!("scores"),
-                ", ",
-                completed!("model_tag"),
-                " WHERE events.device_id = excluded.device_id RETURNING id, alert, canary",
-            ));
-            let query = query.build_query_as::<Upserted>().persistent(false);
-            touched = query.fetch_all(&mut *$tx).await?;
-        }
-        touched
-    }};
-}
-
-/// The column takes the detection's value, once.
-macro_rules! completed {
-    ($column:literal) => {
-        concat!(
-            $column,
-            " = CASE WHEN excluded.complete AND NOT events.complete THEN excluded.",
-            $column,
-            " ELSE events.",
-            $column,
-            " END"
-        )
-    };
-}
-
-/// Scores as a JSON array.
-fn score_list(scores: &[u8]) -> String {
-    serde_json::Value::from(scores).to_string()
-}
-
 /// Notes alerts that rangers have not been told of; gives their events. A canary proves that a
 /// station hears and is never one of them.
 macro_rules! insert_notifications {
@@ -523,6 +401,6 @@ macro_rules! quarantine {
 }
 
 use {
-    completed, expect_clips, insert_notifications, insert_records, insert_telemetry, name_events,
-    quarantine, resolve_classes, upsert_devices, upsert_events,
+    expect_clips, insert_notifications, insert_telemetry, name_events, quarantine, resolve_classes,
+    upsert_devices,
 };

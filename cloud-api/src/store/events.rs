@@ -143,6 +143,19 @@ macro_rules! list {
     }};
 }
 
+/// Builds and runs the query for some ids on one pool.
+macro_rules! by_id {
+    ($db:ty, $pool:expr, $ids:expr) => {{
+        let mut query = QueryBuilder::<$db>::new(select_event!("WHERE e.id IN ("));
+        let mut list = query.separated(", ");
+        for id in $ids {
+            list.push_bind(*id);
+        }
+        query.push(") ORDER BY e.listed_us, e.id");
+        query.build_query_as::<EventRow>().persistent(false).fetch_all($pool).await
+    }};
+}
+
 impl Store {
     /// At most `limit` events, newest first.
     ///
@@ -156,6 +169,20 @@ impl Store {
         Ok(match &self.backend {
             Backend::Lite { read, .. } => list!(sqlx::Sqlite, read, filter, limit)?,
             Backend::Pg { pool } => list!(sqlx::Postgres, pool, filter, limit)?,
+        })
+    }
+
+    /// The events with these ids, in the order of the list, oldest first.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    pub async fn events_by_id(&self, ids: &[Uuid]) -> Result<Vec<EventRow>, StoreError> {
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        Ok(match &self.backend {
+            Backend::Lite { read, .. } => by_id!(sqlx::Sqlite, read, ids)?,
+            Backend::Pg { pool } => by_id!(sqlx::Postgres, pool, ids)?,
         })
     }
 

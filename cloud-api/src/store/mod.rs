@@ -12,6 +12,7 @@
 mod access;
 mod audit;
 mod batch;
+mod bulk;
 mod clips;
 mod counters;
 mod devices;

@@ -175,6 +175,13 @@ impl Worker {
         let bundle = self.bundle.as_ref().ok_or_else(|| {
             JobError::Passing("the server has no model to make a candidate like".into())
         })?;
+        if bundle.manifest.backbone.is_none() {
+            return Err(JobError::Final(
+                "the live model hears with a network of its own, and a head is trained on YAMNet: \
+                 import it (ecosight-models import-yamnet), then start the server again"
+                    .into(),
+            ));
+        }
         let dir = self.dir.join(job.id.to_string()).join(format!("attempt-{}", attempt.number));
         let material = data::gather(&self.store, &self.samples, bundle, &dir).await?;
         progress.send_replace(format!("training on {} samples", material.samples));

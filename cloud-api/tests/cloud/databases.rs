@@ -43,7 +43,7 @@ async fn postgres_server() -> Option<Postgres> {
 }
 
 /// Debian keeps them out of the path.
-fn binaries() -> Option<PathBuf> {
+pub(crate) fn binaries() -> Option<PathBuf> {
     let versions = std::fs::read_dir("/usr/lib/postgresql").ok()?;
     let binaries = versions.filter_map(|entry| Some(entry.ok()?.path().join("bin")));
     binaries.filter(|path| path.join("initdb").exists()).max()

@@ -27,7 +27,7 @@ async fn ask(server: &Server, method: Method, path: &str, body: &Value) -> (u16,
 }
 
 /// A server with one station that was heard from.
-async fn server_with_station() -> (Server, Station, String) {
+pub(crate) async fn server_with_station() -> (Server, Station, String) {
     let server = Server::start(&["--yamnet", "/none"]).await;
     let station = Station::connect(server.mqtt_port, "station", &[]).await;
     station.send_status(&status(device(1), ConnectionState::Online)).await;
@@ -136,7 +136,7 @@ async fn stations_have_a_history_and_an_end() {
 }
 
 /// A detection whose clip is here.
-async fn with_clip(server: &Server, station: &Station) -> String {
+pub(crate) async fn with_clip(server: &Server, station: &Station) -> String {
     let sound = wav(16_000, 1, (0..32_000).map(|n| (n as f32 * 0.39).sin() * 0.5));
     let mut envelope = detection(device(1), 10, 11);
     let sha256: [u8; 32] = Sha256::digest(&sound).into();

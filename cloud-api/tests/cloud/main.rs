@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test stops where it is wrong")]
 
 mod access;
+mod backup;
 mod databases;
 mod fleet;
 mod http;

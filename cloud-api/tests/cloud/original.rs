@@ -45,6 +45,13 @@ async fn upload(
     (response.status().as_u16(), response.json().await.unwrap())
 }
 
+/// Keeps a sample; gives its id.
+pub(crate) async fn upload_bang(server: &Server) -> String {
+    let (status, kept) = upload(server, bang(7), "bang.wav", &[("class_name", "gun_shot")]).await;
+    assert_eq!(status, 200, "{kept}");
+    kept["sample_id"].as_str().unwrap().to_owned()
+}
+
 async fn retrain(server: &Server, body: &Value) -> (u16, Value) {
     let response = server.client().post(server.url("/retrain")).json(body).send().await.unwrap();
     (response.status().as_u16(), response.json().await.unwrap())

@@ -53,11 +53,13 @@ impl Server {
             &format!("127.0.0.1:{http_port}"),
             "--mqtt-listen",
             &format!("127.0.0.1:{mqtt_port}"),
-            "--data-dir",
-            folder.path().join("data").to_str().unwrap(),
         ]
         .map(str::to_owned)
         .to_vec();
+        if !extra.contains(&"--data-dir") {
+            let dir = folder.path().join("data");
+            arguments.extend(["--data-dir".to_owned(), dir.display().to_string()]);
+        }
         arguments.extend(extra.iter().map(|&argument| argument.to_owned()));
         let _ = rustls::crypto::ring::default_provider().install_default();
         let client = reqwest::Client::builder().timeout(Duration::from_secs(20)).build().unwrap();

@@ -9,13 +9,14 @@ use clap::Args;
 use super::export::export;
 use super::release::Release;
 use crate::train::cli::{Progress, audio_folder, now_rfc3339, print_judgement, read_labels};
-use crate::train::dataset::read_manifest;
+use crate::train::dataset::{Clip, read_manifest};
+use crate::train::labels::LabelMap;
 use crate::train::material::{Copies, Library};
 use crate::train::split::grouped_folds;
 
-/// Write what the compact network learns from: recordings in all their forms, as it will see them.
+/// Recordings and their classes.
 #[derive(Debug, Args)]
-pub struct ExportArguments {
+struct Recordings {
     /// Manifest of the recordings, as for `train`.
     #[arg(long, value_name = "CSV")]
     data: PathBuf,
@@ -25,6 +26,21 @@ pub struct ExportArguments {
     /// Which labels make which class (JSON). Default: the built-in classes.
     #[arg(long, value_name = "FILE")]
     labels: Option<PathBuf>,
+}
+
+impl Recordings {
+    fn read(&self) -> anyhow::Result<(LabelMap, Vec<Clip>)> {
+        let labels = read_labels(self.labels.as_deref())?;
+        let audio = audio_folder(&self.data, self.audio.as_deref());
+        Ok((labels, read_manifest(&self.data, audio)?))
+    }
+}
+
+/// Write what the compact network learns from: recordings in all their forms, as it will see them.
+#[derive(Debug, Args)]
+pub struct ExportArguments {
+    #[command(flatten)]
+    recordings: Recordings,
     /// Folder to write to.
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
@@ -35,7 +51,7 @@ pub struct ExportArguments {
     #[arg(long, default_value_t = 6)]
     folds: usize,
     /// Synthetic scenes with shots to add, a minute each.
-    #[arg(long, default_value_t = 48)]
+    #[arg(long, default_value_t = 24)]
     scenes: usize,
 }
 
@@ -45,9 +61,7 @@ pub struct ExportArguments {
 /// With a message that names the file or option at fault.
 pub fn run(arguments: &ExportArguments) -> anyhow::Result<ExitCode> {
     ensure!(arguments.folds >= 2, "--folds must be at least 2");
-    let labels = read_labels(arguments.labels.as_deref())?;
-    let audio = audio_folder(&arguments.data, arguments.audio.as_deref());
-    let clips = read_manifest(&arguments.data, audio)?;
+    let (labels, clips) = arguments.recordings.read()?;
     let strata: Vec<String> =
         clips.iter().map(|clip| format!("{}/{}", clip.label, clip.source)).collect();
     let keys: Vec<(&str, &str)> = strata
@@ -75,15 +89,8 @@ pub fn run(arguments: &ExportArguments) -> anyhow::Result<ExitCode> {
 /// Make a bundle of what the training script wrote.
 #[derive(Debug, Args)]
 pub struct BundleArguments {
-    /// Manifest of the recordings, as for `export-compact`.
-    #[arg(long, value_name = "CSV")]
-    data: PathBuf,
-    /// Folder that the manifest's paths are relative to. Default: the manifest's own.
-    #[arg(long, value_name = "DIR")]
-    audio: Option<PathBuf>,
-    /// Which labels make which class (JSON). Default: the built-in classes.
-    #[arg(long, value_name = "FILE")]
-    labels: Option<PathBuf>,
+    #[command(flatten)]
+    recordings: Recordings,
     /// What `export-compact` wrote.
     #[arg(long, value_name = "DIR")]
     material: PathBuf,
@@ -110,9 +117,7 @@ pub struct BundleArguments {
 /// With a message that names the file or option at fault.
 pub fn bundle(arguments: &BundleArguments) -> anyhow::Result<ExitCode> {
     ensure!(arguments.alarms_per_hour > 0.0, "--alarms-per-hour must be above 0");
-    let labels = read_labels(arguments.labels.as_deref())?;
-    let audio = audio_folder(&arguments.data, arguments.audio.as_deref());
-    let clips = read_manifest(&arguments.data, audio)?;
+    let (labels, clips) = arguments.recordings.read()?;
     let fold = vec![0; clips.len()];
     let library = Library::new(clips, fold, &labels);
     let created = now_rfc3339();

@@ -22,7 +22,7 @@ use crate::train::dataset::Clip;
 use crate::train::labels::LabelMap;
 use crate::train::material::{Form, Item, Library, MaterialError};
 use crate::transient;
-use crate::window::{Window, Windower};
+use crate::window::{Extras, Window, Windower};
 use crate::{SAMPLE_RATE_HZ, WINDOW_SAMPLES};
 
 /// Numbers of a window before its `transient` stream.
@@ -213,7 +213,7 @@ fn see(samples: &[f32], ends: bool, mark: impl Fn(&Window) -> Option<(usize, boo
         }
         at += FRAME_HOP;
     }
-    let mut windower = Windower::with_compact();
+    let mut windower = Windower::with(Extras { ahead: true, speech: false });
     let mut windows = Vec::new();
     let mut taken: Vec<Window> = Vec::new();
     for block in samples.chunks(crate::HOP_SAMPLES) {

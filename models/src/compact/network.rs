@@ -5,6 +5,7 @@
 use prost::bytes::Bytes;
 
 use super::{BANDS, CHANNELS, PATCH_FRAMES, PATCH_LEN};
+use crate::fused::KernelChoice;
 use crate::network_plan::Plan;
 use crate::onnx;
 
@@ -33,7 +34,8 @@ impl CompactNetwork {
         if ends != (1, 1) {
             return Err(format!("has {} inputs and {} outputs, not one of each", ends.0, ends.1));
         }
-        let plan = Plan::prepare(model, &[1, CHANNELS, PATCH_FRAMES, BANDS])
+        let kernels = KernelChoice::Automatic.kernels().map_err(|error| error.to_string())?;
+        let plan = Plan::prepare(model, &[CHANNELS, PATCH_FRAMES, BANDS], 1, kernels)
             .map_err(|error| format!("tract refuses it: {error}"))?;
         let given = plan
             .run(&[0.0; PATCH_LEN])

@@ -40,10 +40,9 @@ const SILENCE: &str = "silence";
 pub struct Training {
     /// Softmax temperature with the least loss.
     pub temperature: f32,
-    /// Networks whose mean is used.
-    pub seeds: usize,
-    /// Patches that each network saw.
-    pub examples: usize,
+    /// Networks whose mean is used: patches seen, how much more often background that scores as
+    /// an alert is drawn in the second half, seed.
+    pub networks: Vec<String>,
     /// The network's part of the logits.
     pub share: f32,
     /// How much more background that scores as an alert weighs.

@@ -8,6 +8,7 @@
 use super::backbone::{Backbone, Exit};
 use super::golden::Sound;
 use super::network::EMBEDDING_LEN;
+use crate::fused::KernelChoice;
 use crate::window::Windower;
 
 /// Half-precision embeddings, little-endian, of the first window of each of [`Sound::ALL`].
@@ -35,7 +36,8 @@ impl Likeness {
     /// # Errors
     /// What is wrong with the file, if it does not run.
     pub fn measure(onnx: &[u8]) -> Result<Self, String> {
-        let backbone = Backbone::from_onnx(onnx, &[Exit::Embedding], false)?;
+        let backbone =
+            Backbone::from_onnx(onnx, &[Exit::Embedding], false, KernelChoice::Automatic)?;
         let truths = TRUE_EMBEDDINGS.as_chunks::<2>().0.chunks_exact(EMBEDDING_LEN);
         let mut cosines = Vec::new();
         for (sound, truth) in Sound::ALL.into_iter().zip(truths) {

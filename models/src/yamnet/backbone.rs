@@ -11,6 +11,7 @@ use prost::bytes::Buf;
 use super::export::{ARCHITECTURE_KEY, SOURCE_KEY};
 use super::network::{CLASSES, EMBEDDING_LEN, INNER_CHANNELS};
 use super::place;
+use crate::fused::{KernelChoice, LayerTime, Machine, UnknownKernels};
 use crate::logmel::{BANDS, PATCH_FRAMES};
 use crate::network_plan::Plan;
 use crate::onnx;
@@ -104,6 +105,9 @@ pub enum BackboneError {
         /// What is wrong with it.
         what: String,
     },
+    /// The kernels that were asked for can't run here.
+    #[error(transparent)]
+    Kernels(#[from] UnknownKernels),
 }
 
 fn shown(places: &[PathBuf]) -> String {
@@ -119,21 +123,19 @@ pub struct BackboneRunError(pub(crate) String);
 #[derive(Clone)]
 pub struct Backbone {
     exits: Vec<Exit>,
-    single: Plan,
-    batch: Option<Plan>,
+    plan: Plan,
     source_sha256: String,
 }
 
-/// Windows that run at once where a batch is asked for: on the machine it was measured on,
-/// eight at a time take 15 % less time each than one at a time, at the price of a second copy of
-/// the weights.
+/// Windows that run at once where they come in bulk.
 pub const BATCH: usize = 8;
 
 impl Backbone {
     /// Loads the network for the exits `wanted`, none computed in vain.
     ///
     /// `path`: the imported file; `None`: the first of the usual places that has one.
-    /// `batching`: also prepare for [`BATCH`] windows at once (about 20 MB more memory).
+    /// `batching`: prepare for [`BATCH`] windows at once as well. Fused layers share one copy of
+    /// their weights; tract's own operators keep a second one for it, about 20 MB.
     ///
     /// # Errors
     /// [`BackboneError`], which says how to import it.
@@ -142,12 +144,26 @@ impl Backbone {
         wanted: &[Exit],
         batching: bool,
     ) -> Result<Self, BackboneError> {
+        Self::load_with(path, wanted, batching, KernelChoice::Automatic)
+    }
+
+    /// [`Self::load`] with a choice of what the convolutions run on.
+    ///
+    /// # Errors
+    /// As [`Self::load`]; [`BackboneError::Kernels`] if this processor can't run what is chosen.
+    pub fn load_with(
+        path: Option<&Path>,
+        wanted: &[Exit],
+        batching: bool,
+        kernels: KernelChoice,
+    ) -> Result<Self, BackboneError> {
+        kernels.kernels()?;
         let path = match path {
             Some(path) => path.to_owned(),
             None => place::find()?,
         };
         let pieces = read(&path)?;
-        Self::from_onnx(pieces, wanted, batching)
+        Self::from_onnx(pieces, wanted, batching, kernels)
             .map_err(|what| BackboneError::Unusable { path, what })
     }
 
@@ -156,6 +172,7 @@ impl Backbone {
         file: impl Buf,
         wanted: &[Exit],
         batching: bool,
+        kernels: KernelChoice,
     ) -> Result<Self, String> {
         let mut model = onnx::decode_checked(file).map_err(|error| error.to_string())?;
         if onnx::metadata(&model, ARCHITECTURE_KEY) != Some(super::ARCHITECTURE) {
@@ -167,18 +184,24 @@ impl Backbone {
         let source_sha256 = onnx::metadata(&model, SOURCE_KEY).unwrap_or_default().to_owned();
         let names: Vec<&str> = wanted.iter().map(|exit| exit.output()).collect();
         onnx::prune(&mut model, &names).map_err(|error| error.to_string())?;
-        let prepare = |model, batch| {
-            Plan::prepare(model, &[batch, 1, PATCH_FRAMES, BANDS])
-                .map_err(|error| format!("tract refuses the network: {error}"))
-        };
-        let batch = batching.then(|| prepare(model.clone(), BATCH)).transpose()?;
-        Ok(Self { exits: wanted.to_vec(), single: prepare(model, 1)?, batch, source_sha256 })
+        let kernels = kernels.kernels().map_err(|error| error.to_string())?;
+        let batch = if batching { BATCH } else { 1 };
+        let plan = Plan::prepare(model, &[1, PATCH_FRAMES, BANDS], batch, kernels)
+            .map_err(|error| format!("tract refuses the network: {error}"))?;
+        Ok(Self { exits: wanted.to_vec(), plan, source_sha256 })
     }
 
     /// What comes out of [`Self::run`], in that order.
     #[must_use]
     pub fn exits(&self) -> &[Exit] {
         &self.exits
+    }
+
+    /// What the machine can do on one thread, and how long each fused layer takes with `windows` at
+    /// once (`None` if nothing is fused): for benchmarks.
+    #[must_use]
+    pub fn roofline(&self, windows: usize, rounds: usize) -> Option<(Machine, Vec<LayerTime>)> {
+        self.plan.roofline(windows, rounds)
     }
 
     /// SHA-256, hex, of the file that was imported.
@@ -201,27 +224,24 @@ impl Backbone {
         }
         let mut results = Vec::with_capacity(patches.len());
         let mut rest = patches;
-        if let Some(plan) = &self.batch {
-            let (batches, tail) = patches.as_chunks::<BATCH>();
-            rest = tail;
-            for batch in batches {
-                self.run_plan(plan, &batch.concat(), BATCH, &mut results)?;
-            }
-        }
-        for patch in rest {
-            self.run_plan(&self.single, patch, 1, &mut results)?;
+        while !rest.is_empty() {
+            let (now, later) = rest.split_at(self.plan.at_once(rest.len()));
+            self.run_at_once(now, &mut results)?;
+            rest = later;
         }
         Ok(results)
     }
 
-    fn run_plan(
+    fn run_at_once(
         &self,
-        plan: &Plan,
-        data: &[f32],
-        batch: usize,
+        patches: &[&[f32]],
         results: &mut Vec<Vec<f32>>,
     ) -> Result<(), BackboneRunError> {
-        let outputs = plan.run(data).map_err(|error| BackboneRunError(error.to_string()))?;
+        let batch = patches.len();
+        let outputs = self
+            .plan
+            .run(&patches.concat())
+            .map_err(|error| BackboneRunError(error.to_string()))?;
         let whole =
             self.exits.iter().zip(&outputs).all(|(exit, out)| out.len() == batch * exit.width());
         if !whole || outputs.len() != self.exits.len() {

@@ -10,7 +10,7 @@ use ecosight_models::compact::{BANDS, PATCH_FRAMES};
 use ecosight_models::scene::{Habitat, Scene, SceneConfig};
 use ecosight_models::yamnet::golden::Sound;
 use ecosight_models::{
-    BundleFiles, Classifier, ClassifierOptions, Detector, DetectorOutput, HOP_SAMPLES,
+    BundleFiles, Classifier, ClassifierOptions, Detector, DetectorOutput, Extras, HOP_SAMPLES,
     SAMPLE_RATE_HZ, Window, Windower,
 };
 use proptest::prelude::*;
@@ -29,7 +29,7 @@ fn windows_of(mut windower: Windower, samples: &[f32], size: usize) -> Vec<Windo
 }
 
 fn pictured(samples: &[f32], size: usize) -> Vec<Window> {
-    windows_of(Windower::with_compact(), samples, size)
+    windows_of(Windower::with(Extras { ahead: true, speech: false }), samples, size)
 }
 
 /// The plane of a patch that is relative to each band's median: `[frame][band]`.
@@ -58,7 +58,7 @@ fn the_picture_costs_one_hop_and_changes_nothing_else() {
         let heard = (plain.end_sample() + HOP_SAMPLES as u64).min(sound.len() as u64);
         assert_eq!(with.end_sample(), heard);
     }
-    let mut windower = Windower::with_compact();
+    let mut windower = Windower::with(Extras { ahead: true, speech: false });
     let mut heard = 0;
     for block in sound.chunks(160) {
         windower.push(block);

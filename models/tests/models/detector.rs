@@ -25,7 +25,7 @@ fn detector(rules: &[ClassRule]) -> Detector {
 }
 
 fn scores(classes: &[f32]) -> Scores {
-    Scores { classes: classes.to_vec(), audioset: None }
+    Scores { classes: classes.to_vec(), audioset: None, speech: None }
 }
 
 /// All outputs of one class's scores, with the window after which each came (the number of

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::OnceLock;
 
+use ecosight_models::KernelChoice;
 use ecosight_models::yamnet::accept::{Likeness, SAME};
 use ecosight_models::yamnet::{
     Backbone, CLASSES, EMBEDDING_LEN, Exit, ImportError, Network, conv_shapes, read_tflite, to_onnx,
@@ -90,13 +91,20 @@ fn the_published_int8_file_is_yamnet() {
 }
 
 /// Embedding and scores of the golden recordings, from their golden log-mel: import, ONNX layout,
-/// tract one by one and in batches.
+/// tract and all kernels that run here, one by one and in batches.
 #[test]
 fn the_network_gives_the_golden_embeddings_and_scores() {
     let (Some(cases), Some(path)) = (golden::cases(), imported()) else { return };
-    for batching in [false, true] {
-        let backbone =
-            Backbone::load(Some(path), &[Exit::Embedding, Exit::Scores], batching).unwrap();
+    let choices =
+        [KernelChoice::Tract, KernelChoice::Portable, KernelChoice::Avx2, KernelChoice::Avx512];
+    for (kernels, batching) in choices.iter().flat_map(|choice| [(*choice, false), (*choice, true)])
+    {
+        if let Err(error) = kernels.resolved() {
+            eprintln!("skipped: {error}");
+            continue;
+        }
+        let exits = [Exit::Embedding, Exit::Scores];
+        let backbone = Backbone::load_with(Some(path), &exits, batching, kernels).unwrap();
         let (mut worst_cosine, mut worst_score) = (1.0_f32, 0.0_f32);
         for case in &cases {
             let arrays = golden::read_npz(&case.npz);
@@ -116,10 +124,68 @@ fn the_network_gives_the_golden_embeddings_and_scores() {
                 }
             }
         }
-        eprintln!("batching {batching}: cosine {worst_cosine}, score difference {worst_score}");
-        assert!(worst_cosine >= 0.99999, "{worst_cosine}");
-        assert!(worst_score <= 1e-4, "{worst_score}");
+        eprintln!("{kernels}, batching {batching}: cosine {worst_cosine}, scores {worst_score}");
+        assert!(worst_cosine >= 0.99999, "{kernels}: {worst_cosine}");
+        assert!(worst_score <= 1e-4, "{kernels}: {worst_score}");
     }
+}
+
+/// Every exit of a made-up network, whose weights are no small integers: tract and the quickest
+/// kernels say the same, for one window, for several and for more than fit into a batch.
+#[test]
+fn kernels_agree_on_all_exits() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("stranger.onnx");
+    ecosight_models::durable::write_file(&path, &to_onnx(&stranger(), "test")).unwrap();
+    let load = |kernels| Backbone::load_with(Some(&path), &Exit::ALL, true, kernels).unwrap();
+    let (tract, quickest) = (load(KernelChoice::Tract), load(KernelChoice::Automatic));
+    let patches: Vec<Vec<f32>> = (0..ecosight_models::yamnet::BATCH * 2 + 3)
+        .map(|n| (0..96 * 64).map(|i| ((i * 37 + n * 11) % 101) as f32 / 20.0 - 4.0).collect())
+        .collect();
+    for count in [0, 1, 3, 8, 19] {
+        let patches: Vec<&[f32]> = patches[..count].iter().map(|patch| &patch[..]).collect();
+        let (expected, actual) = (tract.run(&patches).unwrap(), quickest.run(&patches).unwrap());
+        assert_eq!(actual.len(), count);
+        for (actual, expected) in actual.iter().zip(&expected) {
+            let scale = expected.iter().fold(1e-6_f32, |most, x| most.max(x.abs()));
+            for (a, b) in actual.iter().zip(expected) {
+                assert!((a - b).abs() <= 1e-5 * scale, "{a} {b}");
+            }
+        }
+    }
+}
+
+#[test]
+fn kernels_that_are_not_there_are_named() {
+    let said = "sse9".parse::<KernelChoice>().unwrap_err().to_string();
+    assert!(said.contains("`sse9`") && said.contains("auto, tract, portable"), "{said}");
+    for choice in [KernelChoice::Avx2, KernelChoice::Avx512] {
+        assert_eq!(choice.to_string().parse(), Ok(choice));
+        if choice.resolved().is_err() {
+            let missing = Path::new("absent.onnx");
+            let said = Backbone::load_with(Some(missing), &[Exit::L14], false, choice).err();
+            let said = said.unwrap().to_string();
+            assert!(said.contains("can't run the kernels") && said.contains("auto"), "{said}");
+        }
+    }
+    let home = tempfile::tempdir().unwrap();
+    let sound = home.path().join("silence.wav");
+    let spec = hound::WavSpec {
+        channels: 1,
+        sample_rate: 16_000,
+        bits_per_sample: 16,
+        sample_format: hound::SampleFormat::Int,
+    };
+    hound::WavWriter::create(&sound, spec).unwrap().finalize().unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_ecosight-models"))
+        .args(["classify", sound.to_str().unwrap()])
+        .env(ecosight_models::KERNELS_ENV, "sse9")
+        .env("HOME", home.path())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("`sse9`") && said.contains(ecosight_models::KERNELS_ENV), "{said}");
 }
 
 /// The whole way from sound: our log-mel, our network.
