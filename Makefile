@@ -1,7 +1,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
-.PHONY: help demo test lint deps-check rust-tests page page-tests demo-test contract soak train-compact bench bench-inference bench-api load openapi fmt clean
+.PHONY: help demo test lint deps-check rust-tests page page-tests demo-test contract soak train train-compact evaluate bench bench-inference bench-api load openapi fmt clean
 
 CARGO_TARGET_DIR ?= $(CURDIR)/target
 export CARGO_TARGET_DIR
@@ -63,6 +63,20 @@ demo-test: ## The demo as a user runs it, checked in Chromium, then stopped
 
 train-compact: ## Train the compact network (DATA=manifest.csv) and make its bundle (OUT=dir)
 	@exec models/train-compact/run
+
+RECORDINGS ?= $${ECOSIGHT_SHARED:-../shared}/audio/manifest.csv
+HEAD := models/artifacts/gunshot-yamnet
+
+train: ## Train the head on YAMNet from recordings (RECORDINGS=manifest.csv) and replace the shipped one
+	@$(SETUP) cargo build $(ALL)
+	$(CARGO_TARGET_DIR)/debug/ecosight-models train --data "$(RECORDINGS)" --recipe models/recipes/full.json \
+	    --networks 1 --alarms-per-hour 3 --name gunshot-yamnet --version "$(or $(VERSION),0.0.0)" --out $(HEAD)
+	touch models/src/bundle.rs
+
+evaluate: ## Judge the recipe by cross-validation, three seeds, and write nothing
+	@$(SETUP) cargo build $(ALL)
+	$(CARGO_TARGET_DIR)/debug/ecosight-models train --data "$(RECORDINGS)" --recipe models/recipes/full.json \
+	    --networks 3 --alarms-per-hour 3
 
 bench: ## Measure; prints the tables of docs/benchmarks.md
 	@exec models/reference/bench

@@ -178,22 +178,25 @@ pub enum OnnxError {
 
 /// Operators that a head, or the imported YAMNet, may consist of: each gives an output no larger
 /// than its inputs and constants together allow.
-const ALLOWED_OPS: [&str; 18] = [
+const ALLOWED_OPS: [&str; 21] = [
     "Add",
     "Clip",
     "Concat",
     "Conv",
     "Div",
+    "Exp",
     "Flatten",
     "Gemm",
     "GlobalAveragePool",
     "GlobalMaxPool",
     "LeakyRelu",
+    "Log",
     "MatMul",
     "Mul",
     "Relu",
     "Sigmoid",
     "Softmax",
+    "Sqrt",
     "Sub",
     "Tanh",
     "Identity",

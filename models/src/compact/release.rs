@@ -180,6 +180,7 @@ impl Release<'_> {
         }
         ensure!(rows.iter().all(|row| row.item < items.len()), "windows.f32 is damaged");
         let table = Table {
+            streams: Vec::new(),
             features: Array2::zeros((0, 0)),
             class: rows.iter().map(|row| row.class).collect(),
             weight: vec![1.0; rows.len()],

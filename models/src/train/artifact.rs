@@ -8,9 +8,11 @@ use std::fmt::Write as _;
 
 use serde::{Deserialize, Serialize};
 
+use super::compression::{Compression, FEATURE_LIMIT};
 use super::dataset::Clip;
-use super::fit::{FEATURE_LIMIT, Fitted, Recipe};
-use super::judgement::{CONFIRM_WINDOWS, Judgement, RatePoint, Recall};
+use super::details::Details;
+use super::fit::Recipe;
+use super::judgement::{CONFIRM_WINDOWS, Judgement, RatePoint, Recall, TransientLine};
 use super::labels::LabelMap;
 use super::material::{Copies, Form};
 use super::net::{Dense, Net};
@@ -73,6 +75,9 @@ pub struct Evaluation {
     pub sources: Vec<SourceLine>,
     /// The shipped head's kind (all seeds averaged), out of fold.
     pub judgement: Judgement,
+    /// The same by transient signal-to-noise ratio.
+    #[serde(default)]
+    pub by_transient: Vec<TransientLine>,
     /// Expected calibration error of the windows' highest class score.
     pub calibration_error: Option<f64>,
     /// What the shipped threshold does, out of fold.
@@ -133,26 +138,92 @@ pub fn sources(clips: &[Clip], labels: &LabelMap) -> Vec<SourceLine> {
         .collect()
 }
 
-/// One network of all that were fitted: the mean of their logits.
-pub fn merged(fits: &[Fitted]) -> Option<Net> {
-    let nets: Vec<Net> = fits.iter().map(|fitted| fitted.net.clone()).collect();
-    Net::averaging(&nets)
+/// What is done to raw features before the network sees them.
+pub struct Shaping<'a> {
+    /// Holds the standardisation.
+    pub compression: &'a Compression,
+    /// For each feature, whether its square root is taken first; `None` for no root at all: the
+    /// manifest says how to standardise then, and the head need not.
+    pub rooted: Option<&'a [bool]>,
 }
 
-/// The head as ONNX: standardised features in, logits out.
-pub fn head_onnx(net: &Net) -> Vec<u8> {
+impl Shaping<'_> {
+    fn normalisation(&self) -> Normalisation {
+        match self.rooted {
+            None => Normalisation {
+                mean: self.compression.mean.to_vec(),
+                scale: self.compression.scale.to_vec(),
+                limit: Some(FEATURE_LIMIT),
+            },
+            Some(rooted) => Normalisation {
+                mean: vec![0.0; rooted.len()],
+                scale: vec![1.0; rooted.len()],
+                limit: None,
+            },
+        }
+    }
+
+    /// Nodes from `features` to what the network takes; the name of the last.
+    fn nodes(&self, graph: &mut GraphWriter) -> &'static str {
+        let Some(rooted) = self.rooted else { return "features" };
+        let mask = |wanted: bool| -> Vec<f32> {
+            rooted.iter().map(|own| f32::from(u8::from(*own == wanted))).collect()
+        };
+        let shape = [1, rooted.len()];
+        graph.constant("rooted", &shape, &mask(true));
+        graph.constant("plain", &shape, &mask(false));
+        graph.constant("mean", &shape, &self.compression.mean.to_vec());
+        graph.constant("scale", &shape, &self.compression.scale.to_vec());
+        graph.constant("least", &[], &[-FEATURE_LIMIT]);
+        graph.constant("most", &[], &[FEATURE_LIMIT]);
+        graph.node("Relu", &["features"], "positive", &[]);
+        graph.node("Mul", &["positive", "rooted"], "squares", &[]);
+        graph.node("Sqrt", &["squares"], "roots", &[]);
+        graph.node("Mul", &["features", "plain"], "kept", &[]);
+        graph.node("Add", &["roots", "kept"], "shaped", &[]);
+        graph.node("Sub", &["shaped", "mean"], "centred", &[]);
+        graph.node("Mul", &["centred", "scale"], "scaled", &[]);
+        graph.node("Clip", &["scaled", "least", "most"], "standardised", &[]);
+        "standardised"
+    }
+}
+
+/// The head as ONNX: features in, as the manifest's normalisation leaves them, logits of the
+/// classes out.
+pub fn head_onnx(net: &Net, details: &Details, shaping: &Shaping<'_>) -> Vec<u8> {
+    let classes = details.classes();
     let mut graph = GraphWriter::new("head");
     graph.input("features", &[Dim::Batch, Dim::Fixed(net.inputs())]);
-    graph.output("logits", &[Dim::Batch, Dim::Fixed(net.classes())]);
-    let mut last = "features";
+    graph.output("logits", &[Dim::Batch, Dim::Fixed(classes)]);
+    let mut last = shaping.nodes(&mut graph);
     if let Some(hidden) = &net.hidden {
         gemm(&mut graph, hidden, last, "hidden");
         graph.node("Relu", &["hidden"], "active", &[]);
         last = "active";
     }
-    gemm(&mut graph, &net.output, last, "logits");
+    if details.class.len() == classes {
+        gemm(&mut graph, &net.output, last, "logits");
+        return graph.encode();
+    }
+    // A class's logit is the logarithm of its parts' sum.
+    gemm(&mut graph, &net.output, last, "parts");
+    graph.node("Clip", &["parts", "lowest", "highest"], "bounded", &[]);
+    graph.constant("lowest", &[], &[-PART_LIMIT]);
+    graph.constant("highest", &[], &[PART_LIMIT]);
+    graph.node("Exp", &["bounded"], "shares", &[]);
+    let membership: Vec<f32> = details
+        .class
+        .iter()
+        .flat_map(|own| (0..classes).map(move |class| f32::from(u8::from(*own == class))))
+        .collect();
+    graph.constant("membership", &[details.class.len(), classes], &membership);
+    graph.node("MatMul", &["shares", "membership"], "sums", &[]);
+    graph.node("Log", &["sums"], "logits", &[]);
     graph.encode()
 }
+
+/// Logits of parts beyond it say no more, and their exponentials would leave the range of `f32`.
+const PART_LIMIT: f32 = 60.0;
 
 fn gemm(graph: &mut GraphWriter, dense: &Dense, input: &str, output: &str) {
     let (weight, bias) = (format!("{output}.weight"), format!("{output}.bias"));
@@ -165,7 +236,7 @@ fn gemm(graph: &mut GraphWriter, dense: &Dense, input: &str, output: &str) {
 
 impl Release<'_> {
     /// The manifest, golden sounds still empty.
-    pub fn manifest(&self, fitted: &Fitted) -> Manifest {
+    pub fn manifest(&self, shaping: &Shaping<'_>) -> Manifest {
         let labels = self.labels;
         let alerting = labels.alerting();
         let detector = labels
@@ -196,11 +267,7 @@ impl Release<'_> {
             ),
             streams: self.streams.clone(),
             classes: labels.classes.iter().map(|class| class.name.clone()).collect(),
-            normalisation: Normalisation {
-                mean: fitted.mean.to_vec(),
-                scale: fitted.scale.to_vec(),
-                limit: Some(FEATURE_LIMIT),
-            },
+            normalisation: shaping.normalisation(),
             calibration: Calibration::Softmax { temperature: self.temperature },
             detector,
             backbone: self.backbone_sha256.map(|sha256| BackboneSpec {
@@ -233,11 +300,16 @@ impl Release<'_> {
     ///
     /// # Errors
     /// When a number of the evaluation is not finite.
-    pub fn files(&self, net: &Net) -> Result<BTreeMap<String, Vec<u8>>, serde_json::Error> {
+    pub fn files(
+        &self,
+        net: &Net,
+        details: &Details,
+        shaping: &Shaping<'_>,
+    ) -> Result<BTreeMap<String, Vec<u8>>, serde_json::Error> {
         let mut evaluation = serde_json::to_vec_pretty(self.evaluation)?;
         evaluation.push(b'\n');
         Ok(BTreeMap::from([
-            (HEAD_FILE.to_owned(), head_onnx(net)),
+            (HEAD_FILE.to_owned(), head_onnx(net, details, shaping)),
             (EVALUATION_FILE.to_owned(), evaluation),
             (MODEL_CARD_FILE.to_owned(), self.model_card().into_bytes()),
         ]))
@@ -311,9 +383,38 @@ impl Release<'_> {
             shown(judgement.roc_auc),
             shown(evaluation.calibration_error)
         ));
+        line(format_args!("| operating point | threshold | false alarms |\n|---|---|---|"));
+        for rate in &judgement.rates {
+            line(format_args!(
+                "| {}/h | {:.3} | {} |",
+                rate.per_hour.unwrap_or_default(),
+                rate.threshold,
+                rate.false_alarms
+            ));
+        }
+        line(format_args!(
+            "\nBy how far the loudest 20 ms stand out of the clip's median (100–1500 Hz):\n"
+        ));
+        let rates: Vec<String> = judgement
+            .rates
+            .iter()
+            .map(|rate| format!("at {}/h", rate.per_hour.unwrap_or_default()))
+            .collect();
+        line(format_args!("| source | from dB | clips | {} |", rates.join(" | ")));
+        line(format_args!("|---|---|---|{}", "---|".repeat(rates.len())));
+        for row in &evaluation.by_transient {
+            let cells: Vec<String> = row.recall.iter().map(|share| format!("{share:.2}")).collect();
+            line(format_args!(
+                "| {} | {:.0} | {} | {} |",
+                row.source,
+                row.from_db,
+                row.clips,
+                cells.join(" | ")
+            ));
+        }
         let shipped = &evaluation.shipped;
         line(format_args!(
-            "Shipped threshold: {:.3}, {} false alarms in {:.1} h, by what they were: {}.\n",
+            "\nShipped threshold: {:.3}, {} false alarms in {:.1} h, by what they were: {}.\n",
             shipped.threshold,
             shipped.false_alarms,
             judgement.background_hours,
@@ -407,4 +508,46 @@ fn form_name(form: Form) -> &'static str {
 
 fn shown(value: Option<f64>) -> String {
     value.map_or_else(|| "–".to_owned(), |value| format!("{value:.3}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::compression::StreamColumns;
+    use super::super::table::rooted;
+    use super::*;
+    use crate::network_plan::Plan;
+    use crate::onnx::decode_checked;
+    use ndarray::{Array2, array};
+    use rand::SeedableRng;
+
+    #[test]
+    fn the_written_head_gives_what_the_trained_network_gives() {
+        let streams = [
+            StreamColumns { name: "yamnet.l14".to_owned(), columns: 0..3 },
+            StreamColumns { name: "transient".to_owned(), columns: 3..5 },
+        ];
+        let raw: Array2<f32> = array![
+            [0.0, 4.0, 1.0, -3.0, 2.0],
+            [9.0, 0.25, 0.5, 5.0, -1.0],
+            [1.0, 1.0, 7.0, 0.5, 0.0]
+        ];
+        let rooted = rooted(&streams);
+        let mut shaped = raw.clone();
+        shaped.slice_mut(ndarray::s![.., ..3]).mapv_inplace(f32::sqrt);
+        let rows = [0, 1, 2];
+        let compression = Compression::fit(shaped.view(), &rows, &streams, 0);
+        let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(2);
+        let net = Net::new(5, 4, 3, &mut rng);
+        let details = Details { class: vec![0, 1, 1] };
+        let expected = details.summed(&net.logits(compression.apply(shaped.view(), &rows).view()));
+        let shaping = Shaping { compression: &compression, rooted: Some(&rooted) };
+        let written = head_onnx(&net, &details, &shaping);
+        let plan = Plan::prepare(decode_checked(&written[..]).unwrap(), &[1, 5]).unwrap();
+        for (row, expected) in raw.outer_iter().zip(expected.outer_iter()) {
+            let given = plan.run(&row.to_vec()).unwrap();
+            for (given, expected) in given[0].iter().zip(expected) {
+                assert!((given - expected).abs() < 1e-4, "{given} {expected}");
+            }
+        }
+    }
 }

@@ -10,16 +10,20 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, ensure};
 use clap::Args;
 
-use super::artifact::{self, Evaluation, Release, SeedLine};
+use super::artifact::{self, Evaluation, Release, SeedLine, Shaping};
 use super::crossval::{self, OutOfFold};
 use super::dataset::read_manifest;
+use super::details::Details;
+use super::export;
 use super::extraction::Extraction;
 use super::fit::Recipe;
 use super::judgement::{self, Judgement, RatePoint};
 use super::labels::LabelMap;
 use super::material::{Copies, Form, Library};
+use super::net::Net;
+use super::sound::Loudness;
 use super::split::grouped_folds;
-use super::table::Table;
+use super::table::{Table, rooted};
 use crate::Classifier;
 use crate::bundle::{StreamSpec, write_bundle};
 use crate::features::stream_len;
@@ -46,7 +50,7 @@ pub struct TrainArguments {
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
     /// Name of the model line.
-    #[arg(long, default_value = "gunshot-l14")]
+    #[arg(long, default_value = "gunshot-yamnet")]
     name: String,
     /// Version of the bundle.
     #[arg(long, default_value = "0.1.0")]
@@ -55,7 +59,11 @@ pub struct TrainArguments {
     #[arg(long, value_name = "FILE")]
     labels: Option<PathBuf>,
     /// Feature streams, in order.
-    #[arg(long, value_delimiter = ',', default_value = "yamnet.l14,transient")]
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = "yamnet.l12,yamnet.l14,yamnet.embedding,transient"
+    )]
     streams: Vec<String>,
     /// Judge without these streams, as if they said nothing; for comparisons.
     #[arg(long, value_delimiter = ',', value_name = "STREAM", conflicts_with = "out")]
@@ -81,6 +89,9 @@ pub struct TrainArguments {
     /// Also write the out-of-fold scores of every window to this file (CSV), for a closer look.
     #[arg(long, value_name = "FILE")]
     scores: Option<PathBuf>,
+    /// Write the table of features to this folder (`features.npy`, `rows.csv`), and stop there.
+    #[arg(long, value_name = "DIR", conflicts_with = "out")]
+    export: Option<PathBuf>,
     /// Where features are kept between runs. Default: the user's cache folder.
     #[arg(long, value_name = "DIR", env = "ECOSIGHT_FEATURE_CACHE")]
     cache: Option<PathBuf>,
@@ -160,6 +171,13 @@ pub fn train(arguments: &TrainArguments) -> anyhow::Result<ExitCode> {
             progress.tell(done, all);
         })?;
     table.weigh(&library, &labels, &recipe);
+    for name in recipe.views.iter().flatten() {
+        ensure!(
+            arguments.streams.contains(name),
+            "the recipe has a view of {name}, which is not among --streams {}",
+            arguments.streams.join(",")
+        );
+    }
     for name in &arguments.without {
         let before = arguments.streams.iter().take_while(|stream| *stream != name);
         let start: usize = before.filter_map(|stream| stream_len(stream)).sum();
@@ -177,11 +195,27 @@ pub fn train(arguments: &TrainArguments) -> anyhow::Result<ExitCode> {
         extraction.width()
     );
 
+    if let Some(folder) = &arguments.export {
+        let write = |name: &str, bytes: &[u8]| {
+            let path = folder.join(name);
+            crate::durable::write_file(&path, bytes)
+                .with_context(|| format!("cannot write {}", path.display()))
+        };
+        write("rows.csv", &export::rows_csv(&library, &labels, &table, None)?)?;
+        write("features.npy", &export::npy(table.features.view()))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+
+    if recipe.roots {
+        table.take_roots();
+    }
+    let details = Details::part(&mut table, &library, &labels, recipe.detail_clips);
     let seeds: Vec<u64> = (0..arguments.networks).map(|n| arguments.seed + n).collect();
     let progress = Progress::new("cross-validation");
     let scored = crossval::cross_validate(
         &table,
         &labels,
+        &details,
         arguments.folds,
         &recipe,
         &seeds,
@@ -192,7 +226,9 @@ pub fn train(arguments: &TrainArguments) -> anyhow::Result<ExitCode> {
         judged.evaluation(arguments, &library, &labels, &table, recipe.clone(), copies);
     print_evaluation(&evaluation)?;
     if let Some(path) = &arguments.scores {
-        let text = window_scores(&library, &labels, &table, &scored, judged.temperature)?;
+        let mut scores = scored.averaged() / judged.temperature;
+        super::net::softmax(&mut scores);
+        let text = export::rows_csv(&library, &labels, &table, Some(scores.view()))?;
         crate::durable::write_file(path, &text)
             .with_context(|| format!("cannot write {}", path.display()))?;
     }
@@ -207,8 +243,8 @@ pub fn train(arguments: &TrainArguments) -> anyhow::Result<ExitCode> {
         ..recipe
     };
     eprintln!("training the head on everything, {} epochs", last.epochs);
-    let fits = crossval::fit_all(&table, &labels, &last, &seeds)?;
-    let net = artifact::merged(&fits).context("the networks differ in shape")?;
+    let head = crossval::fit_all(&table, &labels, &details, &last, &seeds)?;
+    let net = Net::averaging(&head.nets).context("the networks differ in shape")?;
     let created = now_rfc3339();
     let release = Release {
         name: &arguments.name,
@@ -225,8 +261,10 @@ pub fn train(arguments: &TrainArguments) -> anyhow::Result<ExitCode> {
         thresholds: &judged.thresholds,
         evaluation: &evaluation,
     };
-    let files = release.files(&net)?;
-    let mut manifest = release.manifest(&fits[0]);
+    let rooted = last.roots.then(|| rooted(&table.streams));
+    let shaping = Shaping { compression: &head.compression, rooted: rooted.as_deref() };
+    let files = release.files(&net, &details, &shaping)?;
+    let mut manifest = release.manifest(&shaping);
     write_bundle(out, manifest.clone(), &files)?;
     let classifier = Classifier::load(Some(out), arguments.yamnet.as_deref())?;
     for sound in Sound::ALL {
@@ -314,6 +352,7 @@ struct Judged {
     temperature: f32,
     thresholds: Vec<Option<f32>>,
     judgement: Judgement,
+    by_transient: Vec<judgement::TransientLine>,
     calibration_error: Option<f64>,
     shipped: RatePoint,
     seeds: Vec<SeedLine>,
@@ -346,11 +385,11 @@ impl Judged {
         let calling: Vec<f32> =
             thresholds.iter().map(|threshold| threshold.unwrap_or(f32::INFINITY)).collect();
         let per_seed = scored
-            .logits
-            .iter()
+            .by_seed()
             .zip(seeds)
             .map(|(logits, &seed)| {
-                let heard = judgement::heard(table, logits, crossval::temperature(table, logits));
+                let temperature = crossval::temperature(table, &logits);
+                let heard = judgement::heard(table, &logits, temperature);
                 let judged = judgement::judge(clips, labels, &heard, &calling);
                 let mut recall: BTreeMap<String, Vec<f64>> = BTreeMap::new();
                 for line in judged.rates.iter().flat_map(|rate| &rate.recall) {
@@ -361,9 +400,20 @@ impl Judged {
                 SeedLine { seed, average_precision: judged.average_precision, recall }
             })
             .collect();
+        let alerting = labels.alerting();
+        let mut ratio_db = BTreeMap::new();
+        for clip in (0..clips.len()).filter(|&clip| library.class(clip) == alerting) {
+            if let Some(loudness) = Loudness::of(&library.sound(clip)?) {
+                ratio_db.insert(clip, loudness.snr_db());
+            }
+        }
+        let judgement = judgement::judge(clips, labels, &heard, &calling);
+        let by_transient =
+            judgement::by_transient(clips, &heard, alerting, &ratio_db, &judgement.rates);
         Ok(Self {
             temperature,
-            judgement: judgement::judge(clips, labels, &heard, &calling),
+            judgement,
+            by_transient,
             calibration_error: judgement::calibration_error(table, &logits, temperature),
             shipped: judgement::rate_point(clips, labels, &heard, alert, Some(alarms_per_hour)),
             thresholds,
@@ -391,9 +441,11 @@ impl Judged {
                 arguments.alarms_per_hour
             ),
             protocol: format!(
-                "{}-fold cross-validation by recording group, {} networks averaged; background as \
-                 recorded and band-limited to 3.9 kHz.",
-                arguments.folds, arguments.networks
+                "{}-fold cross-validation by recording group, {} heads of {} networks averaged; \
+                 background as recorded and band-limited to 3.9 kHz.",
+                arguments.folds,
+                arguments.networks,
+                recipe.views.len().max(1)
             ),
             streams: arguments.streams.clone(),
             recipe,
@@ -403,6 +455,7 @@ impl Judged {
             windows: table.weight.iter().filter(|weight| **weight > 0.0).count(),
             sources: artifact::sources(library.clips(), labels),
             judgement: self.judgement.clone(),
+            by_transient: self.by_transient.clone(),
             calibration_error: self.calibration_error,
             shipped: self.shipped.clone(),
             seeds: self.seeds.clone(),
@@ -410,44 +463,20 @@ impl Judged {
     }
 }
 
-/// One line per window: clip, form and copy, where it begins, what it is and what it scored.
-fn window_scores(
-    library: &Library,
-    labels: &LabelMap,
-    table: &Table,
-    scored: &OutOfFold,
-    temperature: f32,
-) -> anyhow::Result<Vec<u8>> {
-    let mut scores = scored.averaged() / temperature;
-    super::net::softmax(&mut scores);
-    let mut out = csv::Writer::from_writer(Vec::new());
-    let mut header: Vec<&str> =
-        vec!["clip", "label", "source", "group", "fold", "form", "copy", "start_s", "example"];
-    header.extend(labels.classes.iter().map(|class| class.name.as_str()));
-    out.write_record(&header)?;
-    for (row, scores) in table.rows.iter().zip(scores.outer_iter()) {
-        let item = &table.items[row.item];
-        let Some(clip) = item.clip.map(|clip| &library.clips()[clip]) else { continue };
-        let mut record = vec![
-            clip.name.clone(),
-            clip.label.clone(),
-            clip.source.clone(),
-            clip.group.clone(),
-            item.fold.to_string(),
-            format!("{:?}", item.form),
-            item.copy.to_string(),
-            format!("{:.2}", row.start as f64 / f64::from(crate::SAMPLE_RATE_HZ)),
-            row.example.to_string(),
-        ];
-        record.extend(scores.iter().map(|score| format!("{score:.6}")));
-        out.write_record(&record)?;
-    }
-    Ok(out.into_inner()?)
-}
-
 fn print_evaluation(evaluation: &Evaluation) -> std::io::Result<()> {
     let mut out = std::io::stdout().lock();
     print_judgement(&mut out, &evaluation.judgement, &evaluation.shipped)?;
+    for line in &evaluation.by_transient {
+        let cells: Vec<String> = line.recall.iter().map(|share| format!("{share:.2}")).collect();
+        writeln!(
+            out,
+            "from {:2.0} dB {:28} {:4} clips {}",
+            line.from_db,
+            line.source,
+            line.clips,
+            cells.join("/")
+        )?;
+    }
     writeln!(out, "calibration error {:.3}", evaluation.calibration_error.unwrap_or(f64::NAN))?;
     for line in &evaluation.seeds {
         write!(

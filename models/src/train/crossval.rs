@@ -6,42 +6,51 @@
 use ndarray::{Array2, Axis};
 use rayon::prelude::*;
 
-use super::fit::{FitError, Fitted, Recipe, fit};
+use super::compression::Compression;
+use super::details::Details;
+use super::fit::{Examples, FitError, Fitted, Recipe, fit};
 use super::labels::LabelMap;
 use super::material::Form;
-use super::net::softmax;
+use super::net::{Net, softmax};
 use super::table::Table;
 
 /// Logits of all rows of a table, each by a network of the other folds.
 pub struct OutOfFold {
-    /// Per seed, `[rows, classes]`.
-    pub logits: Vec<Array2<f32>>,
+    /// Per seed, `[rows, parts]`.
+    parts: Vec<Array2<f32>>,
+    details: Details,
     /// Best epoch of each fit.
     pub epochs: Vec<usize>,
 }
 
-/// Trains `folds × seeds` networks and scores every row by those that did not train on its fold.
-/// With `recipe.patience`, the next fold steers early stopping and is not trained on either.
-/// `progress` hears of finished fits: done and in all.
+/// A head trained on everything.
+pub struct Head {
+    /// Per seed, over standardised features; gives a logit for each part.
+    pub nets: Vec<Net>,
+    /// Holds the standardisation.
+    pub compression: Compression,
+}
+
+/// Trains `folds × seeds × views` networks and scores every row by those that did not train on its
+/// fold. With `recipe.patience`, the next fold steers early stopping and is not trained on either.
+/// `progress` hears of finished folds: done and in all.
 ///
 /// # Errors
 /// When a fold leaves nothing to train on, see [`FitError`].
 pub fn cross_validate(
     table: &Table,
     labels: &LabelMap,
+    details: &Details,
     folds: usize,
     recipe: &Recipe,
     seeds: &[u64],
     progress: &(dyn Fn(usize, usize) + Sync),
 ) -> Result<OutOfFold, FitError> {
-    let classes = labels.classes.len();
-    let jobs: Vec<(usize, usize)> =
-        (0..seeds.len()).flat_map(|seed| (0..folds).map(move |fold| (seed, fold))).collect();
     let done = std::sync::atomic::AtomicUsize::new(0);
-    let scored: Vec<(Vec<usize>, Array2<f32>, usize)> = jobs
-        .par_iter()
+    let scored: Vec<(Vec<usize>, Vec<Array2<f32>>, Vec<usize>)> = (0..folds)
+        .into_par_iter()
         .with_max_len(1)
-        .map(|&(seed, fold)| {
+        .map(|fold| {
             let steering =
                 recipe.patience.map(|_| (fold + 1) % folds).filter(|&other| other != fold);
             let (mut train, mut validation, mut test) = (Vec::new(), Vec::new(), Vec::new());
@@ -56,62 +65,148 @@ pub fn cross_validate(
                     _ => train.push(row),
                 }
             }
-            let fitted = fit(
-                recipe,
-                classes,
-                labels.alerting(),
-                table.examples(),
-                &train,
-                &validation,
-                seeds[seed],
-            )?;
-            let logits = fitted.logits(table.features.view(), &test);
-            progress(done.fetch_add(1, std::sync::atomic::Ordering::Relaxed) + 1, jobs.len());
-            Ok((test, logits, fitted.best_epoch))
+            let fits = Fits::new(table, &train, &validation, recipe)?;
+            let inputs = fits.compression.apply(table.features.view(), &test);
+            let (mut logits, mut epochs) = (Vec::new(), Vec::new());
+            for &seed in seeds {
+                let mut mean = Array2::<f32>::zeros((test.len(), details.class.len()));
+                let views = fits.run(labels, details, recipe, seed)?;
+                for (view, fitted) in &views {
+                    let input = inputs.select(Axis(1), &fits.compression.columns(view));
+                    mean += &fitted.net.logits(input.view());
+                    epochs.push(fitted.best_epoch);
+                }
+                logits.push(mean / views.len() as f32);
+            }
+            progress(done.fetch_add(1, std::sync::atomic::Ordering::Relaxed) + 1, folds);
+            Ok((test, logits, epochs))
         })
         .collect::<Result<_, FitError>>()?;
 
     let mut all = OutOfFold {
-        logits: vec![Array2::zeros((table.rows.len(), classes)); seeds.len()],
+        parts: vec![Array2::zeros((table.rows.len(), details.class.len())); seeds.len()],
+        details: details.clone(),
         epochs: Vec::new(),
     };
-    for ((seed, _), (rows, logits, epoch)) in jobs.into_iter().zip(scored) {
-        for (row, logits) in rows.into_iter().zip(logits.outer_iter()) {
-            all.logits[seed].row_mut(row).assign(&logits);
+    for (rows, logits, epochs) in scored {
+        for (all, logits) in all.parts.iter_mut().zip(&logits) {
+            for (&row, logits) in rows.iter().zip(logits.outer_iter()) {
+                all.row_mut(row).assign(&logits);
+            }
         }
-        all.epochs.push(epoch);
+        all.epochs.extend(epochs);
     }
     Ok(all)
 }
 
-/// Trains one network per seed on the whole table.
+/// Trains one head per seed on the whole table.
 ///
 /// # Errors
 /// See [`FitError`].
 pub fn fit_all(
     table: &Table,
     labels: &LabelMap,
+    details: &Details,
     recipe: &Recipe,
     seeds: &[u64],
-) -> Result<Vec<Fitted>, FitError> {
+) -> Result<Head, FitError> {
     let rows: Vec<usize> = (0..table.rows.len()).collect();
-    seeds
-        .par_iter()
-        .with_max_len(1)
+    let fits = Fits::new(table, &rows, &[], recipe)?;
+    let nets = seeds
+        .iter()
         .map(|&seed| {
-            fit(recipe, labels.classes.len(), labels.alerting(), table.examples(), &rows, &[], seed)
+            let views: Vec<Net> = fits
+                .run(labels, details, recipe, seed)?
+                .iter()
+                .map(|(view, fitted)| fits.compression.expand(&fitted.net, view))
+                .collect();
+            // Views of one recipe always have one shape.
+            Net::averaging(&views).ok_or(FitError::Nothing)
         })
-        .collect()
+        .collect::<Result<_, FitError>>()?;
+    Ok(Head { nets, compression: fits.compression })
+}
+
+/// The examples of one set of rows, as networks see them.
+struct Fits {
+    compression: Compression,
+    inputs: Array2<f32>,
+    class: Vec<usize>,
+    weight: Vec<f32>,
+    /// How many of the rows are trained on; the others steer.
+    trained: usize,
+}
+
+impl Fits {
+    fn new(
+        table: &Table,
+        train: &[usize],
+        validation: &[usize],
+        recipe: &Recipe,
+    ) -> Result<Self, FitError> {
+        let mut rows: Vec<usize> =
+            train.iter().copied().filter(|&row| table.weight[row] > 0.0).collect();
+        if rows.is_empty() {
+            return Err(FitError::Nothing);
+        }
+        let features = table.features.view();
+        if let Some(&row) =
+            rows.iter().find(|&&row| features.row(row).iter().any(|value| !value.is_finite()))
+        {
+            return Err(FitError::NotFinite { row });
+        }
+        let compression = Compression::fit(features, &rows, &table.streams, recipe.components);
+        let trained = rows.len();
+        rows.extend_from_slice(validation);
+        Ok(Self {
+            inputs: compression.apply(features, &rows),
+            class: rows.iter().map(|&row| table.class[row]).collect(),
+            weight: rows.iter().map(|&row| table.weight[row]).collect(),
+            compression,
+            trained,
+        })
+    }
+
+    /// One network per view.
+    fn run(
+        &self,
+        labels: &LabelMap,
+        details: &Details,
+        recipe: &Recipe,
+        seed: u64,
+    ) -> Result<Vec<(Vec<String>, Fitted)>, FitError> {
+        let everything = [Vec::new()];
+        let views = if recipe.views.is_empty() { &everything[..] } else { &recipe.views[..] };
+        let rows: Vec<usize> = (0..self.class.len()).collect();
+        let (train, validation) = rows.split_at(self.trained);
+        views
+            .par_iter()
+            .with_max_len(1)
+            .map(|view| {
+                let inputs = self.inputs.select(Axis(1), &self.compression.columns(view));
+                let examples =
+                    Examples { features: inputs.view(), class: &self.class, weight: &self.weight };
+                let fitted =
+                    fit(recipe, details, labels.alerting(), examples, train, validation, seed)?;
+                Ok((view.clone(), fitted))
+            })
+            .collect()
+    }
 }
 
 impl OutOfFold {
-    /// Mean logits over the seeds: what one network made of all of them would give.
+    /// Logits of the head's classes by each seed alone.
+    pub fn by_seed(&self) -> impl Iterator<Item = Array2<f32>> + '_ {
+        self.parts.iter().map(|parts| self.details.summed(parts))
+    }
+
+    /// What one network made of all seeds would give: the sums of the parts' mean logits.
     pub fn averaged(&self) -> Array2<f32> {
-        let mut mean = Array2::zeros(self.logits.first().map_or((0, 0), Array2::dim));
-        for logits in &self.logits {
-            mean += logits;
+        let mut mean = Array2::zeros(self.parts.first().map_or((0, 0), Array2::dim));
+        for parts in &self.parts {
+            mean += parts;
         }
-        mean / self.logits.len().max(1) as f32
+        self.details.summed(&(mean / self.parts.len().max(1) as f32))
     }
 }
 
@@ -125,7 +220,7 @@ pub fn temperature(table: &Table, logits: &Array2<f32>) -> f32 {
         softmax(&mut scores);
         let mut sum = 0.0;
         for (score, &row) in scores.outer_iter().zip(&rows) {
-            sum -= f64::from(score[table.class[row]].max(1e-12)).ln();
+            sum -= f64::from(score[table.rows[row].class].max(1e-12)).ln();
         }
         sum
     };
@@ -156,6 +251,7 @@ fn plain_example(table: &Table, row: usize) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::compression::StreamColumns;
     use super::super::material::Item;
     use super::super::table::Row;
     use super::*;
@@ -199,11 +295,14 @@ mod tests {
                 telling * (row.class as f32 - 0.5) + rng.random_range(-1.0..1.0);
         }
         let class = rows.iter().map(|row| row.class).collect();
-        Table { features, class, weight: vec![1.0; 600], rows, items }
+        let streams = vec![StreamColumns { name: "all".to_owned(), columns: 0..61 }];
+        Table { features, streams, class, weight: vec![1.0; 600], rows, items }
     }
 
     fn area(table: &Table, recipe: &Recipe) -> f64 {
-        let scored = cross_validate(table, &labels(), 3, recipe, &[1, 2], &|_, _| ()).unwrap();
+        let details = Details::none(&labels());
+        let scored =
+            cross_validate(table, &labels(), &details, 3, recipe, &[1, 2], &|_, _| ()).unwrap();
         let logits = scored.averaged();
         let scores: Vec<f32> = logits.outer_iter().map(|row| row[0] - row[1]).collect();
         let positive: Vec<bool> = table.class.iter().map(|class| *class == 0).collect();

@@ -11,6 +11,7 @@ use half::f16;
 use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
 use sha2::{Digest, Sha256};
 
+use super::compression::StreamColumns;
 use super::material::Rendered;
 use crate::bundle::{StreamSpec, hex};
 use crate::features::{FeatureExtractor, stream_len};
@@ -47,6 +48,7 @@ pub struct WindowMark {
 pub struct Extraction {
     extractor: FeatureExtractor,
     width: usize,
+    streams: Vec<StreamColumns>,
     fingerprint: [u8; 32],
     cache: Option<PathBuf>,
 }
@@ -93,12 +95,26 @@ impl Extraction {
                 row.values.iter().for_each(|value| hash.update(value.to_le_bytes()));
             }
         }
-        Ok(Self { width: extractor.len(), extractor, fingerprint: hash.finalize().into(), cache })
+        let mut end = 0;
+        let streams = specs
+            .into_iter()
+            .map(|spec| {
+                end += spec.len;
+                StreamColumns { name: spec.name, columns: end - spec.len..end }
+            })
+            .collect();
+        let fingerprint = hash.finalize().into();
+        Ok(Self { width: extractor.len(), streams, extractor, fingerprint, cache })
     }
 
     /// Features per window.
     pub fn width(&self) -> usize {
         self.width
+    }
+
+    /// Where each stream stands among them.
+    pub fn streams(&self) -> &[StreamColumns] {
+        &self.streams
     }
 
     /// SHA-256, hex, of the file that the backbone was imported from, where a stream needs one.
@@ -128,26 +144,7 @@ impl Extraction {
         {
             return Ok(known);
         }
-        let mut old_key = key.to_vec();
-        old_key[0] = 1;
-        let old_name =
-            hex(&Sha256::new().chain_update(self.fingerprint).chain_update(&old_key).finalize());
-        let old = self
-            .cache
-            .as_ref()
-            .map(|c| c.join(&old_name[..2]).join(format!("{old_name}.features")))
-            .and_then(|p| std::fs::read(p).ok())
-            .and_then(|b| decode(&b, self.width))
-            .flatten()
-            .filter(|_| key[4] != 4);
         let extracted = match render()? {
-            Some(rendered) if old.is_some() => {
-                let mut old = old.unwrap_or_default();
-                for w in &mut old.windows {
-                    w.example = rendered.window(w.start).unwrap_or(false);
-                }
-                Some(old)
-            }
             Some(rendered) => Some(self.compute(&rendered).map_err(ExtractionError::from)?),
             None => None,
         };

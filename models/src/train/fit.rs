@@ -3,24 +3,32 @@
 //! Mini-batches in an order that only the seed decides, one thread per fit: fits of several folds
 //! or seeds run beside each other and give the same networks in any schedule.
 
-use ndarray::{Array1, Array2, ArrayView2, Axis};
+use ndarray::{Array2, ArrayView2, Axis};
 use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
+use super::details::Details;
 use super::net::{Batch, Hard, Net, softmax};
 use super::optimiser::{AdamW, learning_rate};
 use crate::eval;
-
-/// Standardised features are cut at this many standard deviations, here and in the bundle: one odd
-/// window moves nothing in training, and sound unlike any that was trained on stays in range.
-pub const FEATURE_LIMIT: f32 = 8.0;
 
 /// How to train. Everything that shapes the result is here.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Recipe {
+    /// Takes the square roots of what YAMNet's layers give: their numbers are never negative, and
+    /// a few very large ones would outweigh all others.
+    pub roots: bool,
+    /// Directions that a wide feature stream is brought down to; 0 takes it as it is.
+    pub components: usize,
+    /// Streams that one network sees; one network for each, and their mean is the head. Empty: one
+    /// network that sees all.
+    pub views: Vec<Vec<String>>,
+    /// Networks tell alerting sounds apart by source and other sounds by label, where there are at
+    /// least so many clips; 0 for the head's classes only.
+    pub detail_clips: usize,
     /// Hidden units; 0 is logistic regression.
     pub hidden: usize,
     /// Passes over the examples.
@@ -53,8 +61,12 @@ pub struct Recipe {
 impl Default for Recipe {
     fn default() -> Self {
         Self {
+            roots: true,
+            components: 128,
+            views: Vec::new(),
+            detail_clips: 8,
             hidden: 64,
-            epochs: 12,
+            epochs: 25,
             batch: 256,
             learning_rate: 1e-3,
             weight_decay: 0.05,
@@ -63,7 +75,7 @@ impl Default for Recipe {
             label_smoothing: 0.02,
             hard_negative: 4.0,
             balance: 0.5,
-            group_balance: 0.0,
+            group_balance: 0.5,
             patience: None,
         }
     }
@@ -111,23 +123,19 @@ impl Recipe {
 /// Examples as rows of one shared table.
 #[derive(Clone, Copy)]
 pub struct Examples<'a> {
-    /// `[windows, features]`, raw.
+    /// `[windows, inputs]`, about standardised.
     pub features: ArrayView2<'a, f32>,
-    /// Class of each window.
+    /// Part of each window.
     pub class: &'a [usize],
     /// Weight of each window; 0 is never drawn.
     pub weight: &'a [f32],
 }
 
-/// A trained network with its standardisation.
+/// A trained network.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Fitted {
-    /// Takes standardised features.
+    /// Gives a logit for each part.
     pub net: Net,
-    /// Mean of each feature.
-    pub mean: Array1<f32>,
-    /// 1 / standard deviation of each feature; 0 for a feature that never changes.
-    pub scale: Array1<f32>,
     /// One entry per epoch.
     pub history: Vec<Epoch>,
     /// Epoch whose weights these are, from 1.
@@ -161,34 +169,25 @@ pub enum FitError {
 }
 
 impl Fitted {
-    /// Logits of some rows of a table of raw features.
+    /// Logits of some rows of a table.
     pub fn logits(&self, features: ArrayView2<'_, f32>, rows: &[usize]) -> Array2<f32> {
         let mut logits = Array2::zeros((rows.len(), self.net.classes()));
         // In pieces, so that a whole data set does not stand in memory twice.
         for (chunk, mut out) in rows.chunks(1024).zip(logits.axis_chunks_iter_mut(Axis(0), 1024)) {
-            let input = self.standardised(features, chunk);
-            out.assign(&self.net.logits(input.view()));
+            out.assign(&self.net.logits(features.select(Axis(0), chunk).view()));
         }
         logits
-    }
-
-    fn standardised(&self, features: ArrayView2<'_, f32>, rows: &[usize]) -> Array2<f32> {
-        let mut input = features.select(Axis(0), rows);
-        input -= &self.mean;
-        input *= &self.scale;
-        input.mapv_inplace(|value| value.clamp(-FEATURE_LIMIT, FEATURE_LIMIT));
-        input
     }
 }
 
 /// Trains on `rows` of `examples`; `validation` rows steer early stopping only. `alerting` is the
-/// class whose ranking validation and hard-negative weighting look at.
+/// class of the head whose ranking validation and hard-negative weighting look at.
 ///
 /// # Errors
 /// See [`FitError`].
 pub fn fit(
     recipe: &Recipe,
-    classes: usize,
+    details: &Details,
     alerting: usize,
     examples: Examples<'_>,
     rows: &[usize],
@@ -197,15 +196,16 @@ pub fn fit(
 ) -> Result<Fitted, FitError> {
     let mut rows: Vec<usize> =
         rows.iter().copied().filter(|&row| examples.weight[row] != 0.0).collect();
-    check(classes, examples, &rows)?;
-    let (mean, scale) = moments(examples, &rows);
+    check(details, examples, &rows)?;
+    let parts = details.class.len();
+    let mask = details.mask(alerting);
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let inputs = examples.features.ncols();
-    let net = Net::new(inputs, recipe.hidden, classes, &mut rng);
+    let net = Net::new(inputs, recipe.hidden, parts, &mut rng);
     let mut optimiser = AdamW::new(&net, recipe.weight_decay);
     let mean_weight =
         rows.iter().map(|&row| f64::from(examples.weight[row])).sum::<f64>() / rows.len() as f64;
-    let mut fitted = Fitted { net, mean, scale, history: Vec::new(), best_epoch: 0 };
+    let mut fitted = Fitted { net, history: Vec::new(), best_epoch: 0 };
     let mut best: Option<(f64, Net)> = None;
 
     let batches = rows.len().div_ceil(recipe.batch);
@@ -214,12 +214,12 @@ pub fn fit(
         rows.shuffle(&mut rng);
         let mut loss = 0.0;
         for chunk in rows.chunks(recipe.batch) {
-            let input = perturbed(&fitted, examples.features, chunk, recipe, &mut rng);
-            let target = targets(examples.class, chunk, classes, recipe.label_smoothing);
+            let input = perturbed(examples.features, chunk, recipe, &mut rng);
+            let target = targets(examples.class, chunk, parts, recipe.label_smoothing);
             let weight: Vec<f32> =
                 chunk.iter().map(|&row| examples.weight[row] / mean_weight as f32).collect();
             let hard = (recipe.hard_negative > 0.0)
-                .then_some(Hard { class: alerting, factor: recipe.hard_negative });
+                .then_some(Hard { classes: &mask, factor: recipe.hard_negative });
             let keep = (recipe.dropout > 0.0 && recipe.hidden > 0)
                 .then(|| dropout(chunk.len(), recipe, &mut rng));
             let batch = Batch { input: input.view(), target: target.view(), weight: &weight, hard };
@@ -229,7 +229,7 @@ pub fn fit(
             optimiser.step(&mut fitted.net, &mut gradient, rate);
             step += 1;
         }
-        let ranking = ranking(&fitted, alerting, examples, validation);
+        let ranking = ranking(&fitted, &mask, examples, validation);
         let finished = Epoch { loss: loss / rows.len() as f64, validation: ranking };
         fitted.history.push(finished);
         let (Some(ranking), Some(patience)) = (ranking, recipe.patience) else {
@@ -249,13 +249,13 @@ pub fn fit(
     Ok(fitted)
 }
 
-fn check(classes: usize, examples: Examples<'_>, rows: &[usize]) -> Result<(), FitError> {
+fn check(details: &Details, examples: Examples<'_>, rows: &[usize]) -> Result<(), FitError> {
     if rows.is_empty() {
         return Err(FitError::Nothing);
     }
-    let mut seen = vec![false; classes];
+    let mut seen = vec![false; details.classes()];
     for &row in rows {
-        seen[examples.class[row]] = true;
+        seen[details.class[examples.class[row]]] = true;
         let finite = examples.weight[row].is_finite()
             && examples.features.row(row).iter().all(|value| value.is_finite());
         if !finite {
@@ -268,36 +268,13 @@ fn check(classes: usize, examples: Examples<'_>, rows: &[usize]) -> Result<(), F
     }
 }
 
-/// Mean and inverse standard deviation of each feature, unweighted.
-fn moments(examples: Examples<'_>, rows: &[usize]) -> (Array1<f32>, Array1<f32>) {
-    let width = examples.features.ncols();
-    let mut sum = Array1::<f64>::zeros(width);
-    for &row in rows {
-        sum.zip_mut_with(&examples.features.row(row), |sum, &value| *sum += f64::from(value));
-    }
-    let mean = sum / rows.len() as f64;
-    let mut square = Array1::<f64>::zeros(width);
-    for &row in rows {
-        ndarray::Zip::from(&mut square)
-            .and(&mean)
-            .and(&examples.features.row(row))
-            .for_each(|square, &mean, &value| *square += (f64::from(value) - mean).powi(2));
-    }
-    let scale = square.mapv(|square| {
-        let deviation = (square / rows.len() as f64).sqrt();
-        if deviation > 1e-6 { (1.0 / deviation) as f32 } else { 0.0 }
-    });
-    (mean.mapv(|mean| mean as f32), scale)
-}
-
 fn perturbed(
-    fitted: &Fitted,
     features: ArrayView2<'_, f32>,
     rows: &[usize],
     recipe: &Recipe,
     rng: &mut ChaCha8Rng,
 ) -> Array2<f32> {
-    let mut input = fitted.standardised(features, rows);
+    let mut input = features.select(Axis(0), rows);
     // A sum of four uniform numbers is close enough to normal, and cheap.
     let amplitude = recipe.input_noise * 3f32.sqrt() / 2.0;
     if amplitude > 0.0 {
@@ -326,7 +303,7 @@ fn dropout(rows: usize, recipe: &Recipe, rng: &mut ChaCha8Rng) -> Array2<f32> {
 
 fn ranking(
     fitted: &Fitted,
-    alerting: usize,
+    alerting: &[bool],
     examples: Examples<'_>,
     validation: &[usize],
 ) -> Option<f64> {
@@ -335,9 +312,12 @@ fn ranking(
     }
     let mut probabilities = fitted.logits(examples.features, validation);
     softmax(&mut probabilities);
-    let positive: Vec<bool> =
-        validation.iter().map(|&row| examples.class[row] == alerting).collect();
-    eval::average_precision(&probabilities.column(alerting).to_vec(), &positive)
+    let positive: Vec<bool> = validation.iter().map(|&row| alerting[examples.class[row]]).collect();
+    let scores: Vec<f32> = probabilities
+        .outer_iter()
+        .map(|row| row.iter().zip(alerting).filter(|(_, alerts)| **alerts).map(|(p, _)| p).sum())
+        .collect();
+    eval::average_precision(&scores, &positive)
 }
 
 #[cfg(test)]
@@ -353,9 +333,13 @@ mod tests {
             let angle = rng.random_range(0.0..std::f32::consts::TAU);
             let radius =
                 if class == 0 { rng.random_range(2.0..3.0) } else { rng.random_range(0.0..1.0) };
-            row.assign(&ndarray::arr1(&[radius * angle.cos(), radius * angle.sin(), 7.0]));
+            row.assign(&ndarray::arr1(&[radius * angle.cos(), radius * angle.sin(), 1.0]));
         }
         (features, class)
+    }
+
+    fn parts(classes: usize) -> Details {
+        Details { class: (0..classes).collect() }
     }
 
     fn train(recipe: &Recipe, seed: u64) -> (Fitted, f64) {
@@ -364,7 +348,7 @@ mod tests {
         let examples = Examples { features: features.view(), class: &class, weight: &weight };
         let rows: Vec<usize> = (0..400).collect();
         let held: Vec<usize> = (400..600).collect();
-        let fitted = fit(recipe, 2, 0, examples, &rows, &held, seed).unwrap();
+        let fitted = fit(recipe, &parts(2), 0, examples, &rows, &held, seed).unwrap();
         let logits = fitted.logits(features.view(), &held);
         let right = held
             .iter()
@@ -402,7 +386,7 @@ mod tests {
     }
 
     #[test]
-    fn weights_of_zero_are_not_learnt_from_and_constant_features_do_no_harm() {
+    fn weights_of_zero_are_not_learnt_from() {
         let (features, class) = ring(200);
         let wrong: Vec<usize> = class.iter().map(|class| 1 - class).collect();
         let both = ndarray::concatenate![Axis(0), features, features];
@@ -410,8 +394,7 @@ mod tests {
         let weight = [vec![1.0; 200], vec![0.0; 200]].concat();
         let examples = Examples { features: both.view(), class: &labels, weight: &weight };
         let rows: Vec<usize> = (0..400).collect();
-        let fitted = fit(&recipe(), 2, 0, examples, &rows, &[], 1).unwrap();
-        assert_eq!(fitted.scale[2], 0.0);
+        let fitted = fit(&recipe(), &parts(2), 0, examples, &rows, &[], 1).unwrap();
         let right = fitted
             .logits(features.view(), &rows[..200])
             .outer_iter()
@@ -434,7 +417,7 @@ mod tests {
         let rows: Vec<usize> = (0..400).collect();
         let mean_alert = |hard_negative| {
             let recipe = Recipe { hard_negative, ..recipe() };
-            let fitted = fit(&recipe, 2, 0, examples, &rows, &[], 1).unwrap();
+            let fitted = fit(&recipe, &parts(2), 0, examples, &rows, &[], 1).unwrap();
             let mut scores = fitted.logits(features.view(), &rows);
             softmax(&mut scores);
             scores.column(0).sum() / 400.0
@@ -449,7 +432,7 @@ mod tests {
         let fault = |features: &Array2<f32>, class: &[usize], weight: f32, classes: usize| {
             let weight = vec![weight; 10];
             let examples = Examples { features: features.view(), class, weight: &weight };
-            fit(&recipe(), classes, 0, examples, &rows, &[], 1).unwrap_err()
+            fit(&recipe(), &parts(classes), 0, examples, &rows, &[], 1).unwrap_err()
         };
         assert_eq!(fault(&features, &class, 0.0, 2), FitError::Nothing);
         assert_eq!(fault(&features, &class, 1.0, 3), FitError::ClassMissing(2));

@@ -24,6 +24,8 @@ pub const HOP_HOURS: f64 = crate::HOP_SAMPLES as f64 / (crate::SAMPLE_RATE_HZ as
 /// Bins of the calibration error.
 const BINS: usize = 15;
 const BOOTSTRAP_DRAWS: usize = 1000;
+/// Where one group of transient signal-to-noise ratios ends and the next begins, dB.
+const TRANSIENT_STEPS_DB: [f32; 4] = [10.0, 15.0, 20.0, 25.0];
 
 /// One clip in one form.
 #[derive(Clone, Debug)]
@@ -74,6 +76,19 @@ pub struct RatePoint {
     pub by_label: BTreeMap<String, usize>,
     /// Recall by source and form.
     pub recall: Vec<Recall>,
+}
+
+/// Recall of sounds that stand out of their surroundings by about as much.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TransientLine {
+    /// Source of the recordings.
+    pub source: String,
+    /// Least transient signal-to-noise ratio of these clips, dB.
+    pub from_db: f32,
+    /// Clips.
+    pub clips: usize,
+    /// Recall at each of the rates.
+    pub recall: Vec<f64>,
 }
 
 /// One class, clip by clip, at the thresholds of the rules.
@@ -258,6 +273,37 @@ pub fn judge(clips: &[Clip], labels: &LabelMap, heard: &[Heard], thresholds: &[f
     }
 }
 
+/// Recall by how far the loudest 20 ms (100-1500 Hz) stand out of the clip's median, at the
+/// thresholds of `rates`. `ratio_db` holds that for clips of the alerting class, by index.
+pub fn by_transient(
+    clips: &[Clip],
+    heard: &[Heard],
+    alerting: usize,
+    ratio_db: &BTreeMap<usize, f32>,
+    rates: &[RatePoint],
+) -> Vec<TransientLine> {
+    let mut sets: BTreeMap<(&str, usize), Vec<&Heard>> = BTreeMap::new();
+    for one in heard.iter().filter(|one| one.class == alerting && one.form == Form::Plain) {
+        let Some(&ratio) = ratio_db.get(&one.clip) else { continue };
+        let step = TRANSIENT_STEPS_DB.iter().filter(|step| ratio >= **step).count();
+        sets.entry((clips[one.clip].source.as_str(), step)).or_default().push(one);
+    }
+    sets.into_iter()
+        .map(|((source, step), set)| TransientLine {
+            source: source.to_owned(),
+            from_db: step.checked_sub(1).map_or(0.0, |step| TRANSIENT_STEPS_DB[step]),
+            clips: set.len(),
+            recall: rates
+                .iter()
+                .map(|rate| {
+                    let hits = set.iter().filter(|one| one.peak[alerting] >= rate.threshold);
+                    hits.count() as f64 / set.len() as f64
+                })
+                .collect(),
+        })
+        .collect()
+}
+
 fn recalls(clips: &[Clip], heard: &[Heard], alerting: usize, threshold: f32) -> Vec<Recall> {
     let mut sets: BTreeMap<(&str, Form), Vec<&Heard>> = BTreeMap::new();
     for one in heard.iter().filter(|one| one.class == alerting) {
@@ -312,7 +358,7 @@ pub fn calibration_error(table: &Table, logits: &Array2<f32>, temperature: f32) 
             .enumerate()
             .fold((0, 0.0f32), |best, (class, &s)| if s > best.1 { (class, s) } else { best });
         confidence.push(highest);
-        correct.push(called == table.class[row]);
+        correct.push(called == table.rows[row].class);
     }
     eval::expected_calibration_error(&confidence, &correct, BINS)
 }

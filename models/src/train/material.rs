@@ -19,17 +19,18 @@ use crate::audio::{AudioError, AudioReader, DecodeLimits};
 use crate::{SAMPLE_RATE_HZ, WINDOW_SAMPLES};
 
 /// Part of every cache key: raise it when a form renders differently.
-pub const RENDER_VERSION: u32 = 2;
+pub const RENDER_VERSION: u32 = 3;
 
 /// Past that a clip in context has at least, seconds: what the transient stream looks back on.
 const PAST_S: f32 = 5.0;
 /// Sound that must follow an onset within the window for the window to be an example of it.
 const AFTER_ONSET: u64 = SAMPLE_RATE_HZ as u64 / 10;
 /// Moments this close below the loudest are of the same event, dB: bursts, barks.
-const SAME_EVENT_DB: f32 = 8.0;
-/// The same as a share of what the loudest stands out by: where that is little, moments a few dB
-/// below it are the forest's own.
-const SAME_EVENT_SHARE: f32 = 0.25;
+const SAME_EVENT_DB: f32 = 10.0;
+/// The same for sounds from afar, also as a share of what the loudest stands out by: where that is
+/// little, moments a few dB below it are the forest's own.
+const SAME_FAR_EVENT_DB: f32 = 8.0;
+const SAME_FAR_EVENT_SHARE: f32 = 0.25;
 /// Clips whose loudest moment stands out less than this have no transient to mix, dB.
 const LEAST_TRANSIENT_DB: f32 = 10.0;
 /// Most clips that surroundings are made of.
@@ -279,8 +280,9 @@ impl Library {
         };
         let sound = self.sound(clip)?;
         let sparse = labels.classes[item.class].sparse;
+        let far = self.clips[clip].source.starts_with("elp");
         let whole = |samples: Vec<f32>| Rendered {
-            onsets: if sparse { onsets(&samples) } else { Vec::new() },
+            onsets: if sparse { onsets(&samples, far) } else { Vec::new() },
             samples,
             keep_from: 0,
             ends: true,
@@ -343,7 +345,10 @@ impl Library {
             samples = sound::band_limit(&samples);
         }
         let onsets = if sparse {
-            onsets(&samples[clip_from..]).iter().map(|at| at + clip_from as u64).collect()
+            onsets(&samples[clip_from..], self.clips[clip].source.starts_with("elp"))
+                .iter()
+                .map(|at| at + clip_from as u64)
+                .collect()
         } else {
             Vec::new()
         };
@@ -490,10 +495,13 @@ impl Rendered {
 }
 
 /// Moments of a clip at which its main event sounds; never empty for a clip of 20 ms.
-fn onsets(samples: &[f32]) -> Vec<u64> {
+fn onsets(samples: &[f32], far: bool) -> Vec<u64> {
     match Loudness::of(samples) {
         Some(loudness) => {
-            let below_db = SAME_EVENT_DB.min(SAME_EVENT_SHARE * loudness.snr_db());
+            let below_db = match far {
+                true => SAME_FAR_EVENT_DB.min(SAME_FAR_EVENT_SHARE * loudness.snr_db()),
+                false => SAME_EVENT_DB,
+            };
             loudness.loud_frames(below_db).map(|at| at as u64).collect()
         }
         // Marks nothing: a silent clip is no example of an event.

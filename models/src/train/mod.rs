@@ -10,8 +10,11 @@
 
 pub mod artifact;
 pub mod cli;
+pub mod compression;
 pub mod crossval;
 pub mod dataset;
+pub mod details;
+pub mod export;
 pub mod extraction;
 pub mod fit;
 pub mod judgement;

@@ -3,7 +3,7 @@
 //! Forward and backward pass by hand on `ndarray`, one thread, one order of summation: the same
 //! seed gives the same bits on the same machine, and a test checks the gradient by differences.
 
-use ndarray::{Array1, Array2, ArrayView2, Axis, Zip};
+use ndarray::{Array1, Array2, ArrayView1, ArrayView2, Axis, Zip};
 use rand::{Rng, RngExt};
 
 /// `y = x·w + b`.
@@ -54,16 +54,23 @@ pub struct Batch<'a> {
     /// Weight of each row in the mean loss.
     pub weight: &'a [f32],
     /// Whether some rows weigh more while they are taken for another class.
-    pub hard: Option<Hard>,
+    pub hard: Option<Hard<'a>>,
 }
 
-/// Weighs a row by `1 + factor * score` while it scores for a class that it is not of.
+/// Weighs a row by `1 + factor * score` while it scores for classes that it is not of.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Hard {
-    /// The class that it should not score for.
-    pub class: usize,
+pub struct Hard<'a> {
+    /// For each class, whether the row should not score for it.
+    pub classes: &'a [bool],
     /// How much more a row weighs that scores 1.
     pub factor: f32,
+}
+
+impl Hard<'_> {
+    /// What the classes have together of a row.
+    fn share(&self, row: ArrayView1<'_, f32>) -> f32 {
+        row.iter().zip(self.classes).filter(|(_, hard)| **hard).map(|(value, _)| value).sum()
+    }
 }
 
 impl Net {
@@ -137,8 +144,8 @@ impl Net {
             delta.outer_iter_mut().zip(batch.target.outer_iter()).zip(batch.weight)
         {
             let weight = match batch.hard {
-                Some(hard) if target[hard.class] < 0.5 => {
-                    weight * (1.0 + hard.factor * row[hard.class])
+                Some(hard) if hard.share(target) < 0.5 => {
+                    weight * (1.0 + hard.factor * hard.share(row.view()))
                 }
                 _ => weight,
             };
@@ -304,7 +311,7 @@ mod tests {
             let batch = Batch { input: input.view(), target: target.view(), weight, hard };
             net.gradient(&batch, None).1.output.weight
         };
-        let hard = slope(&[1.0, 1.0], Some(Hard { class: 0, factor: 3.0 }));
+        let hard = slope(&[1.0, 1.0], Some(Hard { classes: &[true, false, false], factor: 3.0 }));
         let weighted = slope(&[1.0 + 3.0 * score[[0, 0]], 1.0], None);
         assert!((hard - weighted).iter().all(|difference| difference.abs() < 1e-6));
     }

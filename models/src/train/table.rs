@@ -9,8 +9,9 @@ use ndarray::Array2;
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
+use super::compression::StreamColumns;
 use super::extraction::{Extracted, Extraction, ExtractionError, widen};
-use super::fit::{Examples, Recipe};
+use super::fit::Recipe;
 use super::labels::LabelMap;
 use super::material::{Form, Item, Library, MaterialError, RENDER_VERSION};
 
@@ -35,9 +36,12 @@ pub struct Row {
 pub struct Table {
     /// `[rows, features]`.
     pub features: Array2<f32>,
+    /// Where each stream stands among them.
+    pub streams: Vec<StreamColumns>,
     /// One per row, in item order, windows of an item in stream order.
     pub rows: Vec<Row>,
-    /// Class of each row, as the fits read it.
+    /// Class of each row as the fits read it: a part of the row's own class, see
+    /// [`super::details::Details`].
     pub class: Vec<usize>,
     /// Weight of each row; 0 for what is no example, and for all until [`Table::weigh`].
     pub weight: Vec<f32>,
@@ -100,6 +104,7 @@ impl Table {
 
         let mut table = Self {
             features: Array2::zeros((0, extraction.width())),
+            streams: extraction.streams().to_vec(),
             rows: Vec::new(),
             class: Vec::new(),
             weight: Vec::new(),
@@ -137,11 +142,6 @@ impl Table {
     /// Fold of a row.
     pub fn fold(&self, row: usize) -> usize {
         self.items[self.rows[row].item].fold
-    }
-
-    /// What the fits read.
-    pub fn examples(&self) -> Examples<'_> {
-        Examples { features: self.features.view(), class: &self.class, weight: &self.weight }
     }
 
     /// Row ranges of the items, in item order.
@@ -188,10 +188,28 @@ impl Table {
         self.weight = weight;
     }
 
+    /// Takes the square roots of the streams that [`rooted`] names.
+    pub fn take_roots(&mut self) {
+        let rooted = rooted(&self.streams);
+        for mut row in self.features.outer_iter_mut() {
+            for (value, _) in row.iter_mut().zip(&rooted).filter(|(_, rooted)| **rooted) {
+                *value = value.max(0.0).sqrt();
+            }
+        }
+    }
+
     /// Sets columns to zero: the fits then learn nothing from them.
     pub fn leave_out(&mut self, columns: std::ops::Range<usize>) {
         self.features.slice_mut(ndarray::s![.., columns]).fill(0.0);
     }
+}
+
+/// For each column, whether it is one of YAMNet's, whose roots may be taken.
+pub fn rooted(streams: &[StreamColumns]) -> Vec<bool> {
+    streams
+        .iter()
+        .flat_map(|stream| stream.columns.clone().map(|_| stream.name.starts_with("yamnet.")))
+        .collect()
 }
 
 /// SHA-256 of every recording.
