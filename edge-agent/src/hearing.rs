@@ -454,11 +454,11 @@ impl Listener {
         let extent = self.hearing.extent;
         let mut open = std::mem::take(&mut self.open);
         for open in &mut open {
-            let last = extent.around(open.event.onset_sample, open.event.end_sample).1;
-            let longest = open.event.onset_sample.saturating_sub(extent.before) + extent.longest;
-            let due = if open.closed { last } else { longest };
+            let (from, last) = extent.around(open.event.onset_sample, open.event.end_sample);
+            // Of an event that goes on nobody knows the end yet.
+            let due = if open.closed { last } else { from + extent.longest };
             if open.recording.is_none() && end >= due {
-                open.recording = Some(self.cut_around(&open.event));
+                open.recording = Some(self.cut(from, due));
             }
         }
         let (mut done, open): (Vec<Open>, Vec<Open>) =

@@ -275,7 +275,8 @@ async fn a_training_runs_as_a_job_and_leaves_the_live_model_alone() {
     let result = &job["result"];
     assert_eq!(result["samples"], 11);
     assert_eq!(result["classes"], json!(["gun_shot", "background"]));
-    assert!(result["accuracy"].as_f64().unwrap() >= 0.8, "bangs and drones: {result}");
+    // Eleven sounds are too few to set a threshold by; their order tells bangs from drones.
+    assert!(result["average_precision"].as_f64().unwrap() >= 0.8, "{result}");
     let bundle = std::path::Path::new(result["bundle"].as_str().unwrap());
     assert!(bundle.join("manifest.json").exists());
 

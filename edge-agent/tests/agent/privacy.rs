@@ -217,7 +217,10 @@ fn a_clip_is_cut_only_when_everything_around_it_was_listened_to() {
     let listening = std::thread::spawn(move || hearing.listen(heard, &CancellationToken::new()));
     let mut recording = None;
     while let Some(heard) = told.blocking_recv() {
-        if let Heard::Closed { recording: cut, .. } = heard {
+        // Other classes may have events of their own.
+        if let Heard::Closed { event, recording: cut, .. } = heard
+            && event.alert
+        {
             recording = cut;
         }
     }
