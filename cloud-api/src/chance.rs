@@ -8,7 +8,10 @@ use crate::clock::Clock;
 
 /// Random bytes from the system, or from a test.
 #[derive(Clone)]
-pub struct Chance(Arc<dyn Fn(&mut [u8]) + Send + Sync>);
+pub struct Chance(Arc<Source>);
+
+/// Fills a buffer.
+type Source = dyn Fn(&mut [u8]) + Send + Sync;
 
 impl Chance {
     /// The system's. Where it has none the process cannot go on: a guessable secret is worse.

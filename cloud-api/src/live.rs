@@ -134,9 +134,9 @@ pub async fn follow(live: Live, store: Store, clock: Clock, stop: CancellationTo
             let mut changes = Changes::default();
             for (id, alert, received_us) in store.events_received(events_us, FOUND).await? {
                 if alert {
-                    changes.alerts.push(id)
+                    changes.alerts.push(id);
                 } else {
-                    changes.events.push(id)
+                    changes.events.push(id);
                 }
                 events_us = events_us.max(received_us);
             }

@@ -271,9 +271,9 @@ impl Listener {
             // A replay is not in a hurry, and every part of it is heard once.
             let may_wait = all || self.hearing.is_replay;
             if may_wait {
-                reel.keep_last(piece)
+                reel.keep_last(piece);
             } else {
-                reel.keep(piece)
+                reel.keep(piece);
             }
             self.reeled = to;
         }

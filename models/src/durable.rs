@@ -25,12 +25,6 @@ impl Draft {
         Ok(Self { path: path.to_owned(), draft: beside(path)? })
     }
 
-    /// Where it lies.
-    #[must_use]
-    pub fn path(&self) -> &Path {
-        &self.draft
-    }
-
     /// Opens it, empty.
     ///
     /// # Errors

@@ -108,3 +108,40 @@ fn both_shipped_models_hear_it_in_a_forest() {
         }
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_canary_arrives_with_its_mark_and_the_station_is_verified() {
+    let Some(broker) = broker() else { return };
+    let (_server, url) = uploads::serve(&[]).await;
+    let cloud = Cloud::start(&broker, "cloud", true);
+    let place = Place::new("kind = \"stdin\"\nspeed = \"max\"", &broker.url(), &url);
+    let mut child = Command::new(AGENT)
+        .args(["run", "--config"])
+        .arg(&place.config)
+        .env("ECOSIGHT__CANARY__FIRST", "10s")
+        .env("ECOSIGHT__CANARY__EVERY", "20s")
+        .stdin(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("starts");
+    let mut pipe = child.stdin.take().expect("piped");
+    let feeding = std::thread::spawn(move || {
+        let sound: Vec<u8> =
+            noise(50 * RATE).iter().flat_map(|s| ((s * 32_767.0) as i16).to_le_bytes()).collect();
+        pipe.write_all(&sound).expect("taken");
+        pipe
+    });
+    until("two canaries", async || cloud.look(|r| r.detections.len() == 2)).await;
+    cloud.look(|r| {
+        assert!(r.detections.values().all(|detection| detection.flags.contains(Flags::CANARY)));
+        assert!(r.detections.values().all(|detection| detection.clip.is_none()));
+        assert!(r.alert_times.is_empty() && r.documents.is_empty(), "nobody is alarmed");
+    });
+    until("verified", async || cloud.look(|r| r.status["health"]["last_verified"].is_string()))
+        .await;
+    let kept = std::fs::read_to_string(place.data().join("verified.txt")).expect("written");
+    assert!(kept.trim().ends_with('Z'), "{kept}");
+    drop(feeding.join().expect("fed"));
+    terminate(&child);
+    tokio::task::block_in_place(|| place.ends_well(child, Duration::from_secs(11)));
+}

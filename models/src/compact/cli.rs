@@ -77,7 +77,7 @@ pub fn run(arguments: &ExportArguments) -> anyhow::Result<ExitCode> {
     export(
         &library,
         &labels,
-        items,
+        &items,
         arguments.scenes,
         arguments.seed,
         &arguments.out,

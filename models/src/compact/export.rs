@@ -96,7 +96,7 @@ pub enum ExportError {
 pub fn export(
     library: &Library,
     labels: &LabelMap,
-    items: Vec<Item>,
+    items: &[Item],
     scenes: usize,
     seed: u64,
     out: &Path,

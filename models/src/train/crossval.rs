@@ -47,7 +47,9 @@ pub fn cross_validate(
     progress: &(dyn Fn(usize, usize) + Sync),
 ) -> Result<OutOfFold, FitError> {
     let done = std::sync::atomic::AtomicUsize::new(0);
-    let scored: Vec<(Vec<usize>, Vec<Array2<f32>>, Vec<usize>)> = (0..folds)
+    /// Rows that were tested, their logits and the epochs of the fits, both by seed.
+    type Tested = (Vec<usize>, Vec<Array2<f32>>, Vec<usize>);
+    let scored: Vec<Tested> = (0..folds)
         .into_par_iter()
         .with_max_len(1)
         .map(|fold| {

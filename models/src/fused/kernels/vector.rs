@@ -73,6 +73,10 @@ impl Vector for Portable {
 
 #[cfg(target_arch = "x86_64")]
 pub(super) mod x86 {
+    #[allow(
+        clippy::wildcard_imports,
+        reason = "the processor's instructions by their own names"
+    )]
     use std::arch::x86_64::*;
 
     use super::Vector;
