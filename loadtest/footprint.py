@@ -79,7 +79,11 @@ def main() -> None:
 
     def start(name: str, *arguments: str) -> subprocess.Popen:
         log = (data / f"{name}.log").open("wb")
-        process = subprocess.Popen([str(args.bin / name), *arguments], stdout=log, stderr=log)
+        command = [str(args.bin / name), *arguments]
+        # The station as its service runs it: see deploy/systemd/ecosight-agent.service.
+        settings = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "1048576"}
+        environment = os.environ | (settings if name == "ecosight-agent" else {})
+        process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
         started.append(process)
         return process
 
