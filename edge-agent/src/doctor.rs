@@ -13,6 +13,7 @@ use crate::config::{Config, SourceKind};
 use crate::ear::EarError;
 use crate::health::{Health, free_bytes};
 use crate::source::{self, Begin, Microphone, Read};
+use crate::speech::Redaction;
 use crate::uplink::{Connection, Happening, options};
 use crate::{ear, upload};
 use ecosight_models::durable;
@@ -57,16 +58,24 @@ impl Check {
         self.outcome != Outcome::Fail
     }
 
-    fn pass(name: &'static str, found: impl Into<String>) -> Self {
+    pub(crate) fn pass(name: &'static str, found: impl Into<String>) -> Self {
         Self { name, outcome: Outcome::Pass, found: found.into(), remedy: None }
     }
 
-    fn warn(name: &'static str, found: impl Into<String>, remedy: impl Into<String>) -> Self {
+    pub(crate) fn warn(
+        name: &'static str,
+        found: impl Into<String>,
+        remedy: impl Into<String>,
+    ) -> Self {
         let remedy = Some(remedy.into());
         Self { name, outcome: Outcome::Warn, found: found.into(), remedy }
     }
 
-    fn fail(name: &'static str, found: impl Into<String>, remedy: impl Into<String>) -> Self {
+    pub(crate) fn fail(
+        name: &'static str,
+        found: impl Into<String>,
+        remedy: impl Into<String>,
+    ) -> Self {
         Self { outcome: Outcome::Fail, ..Self::warn(name, found, remedy) }
     }
 }
@@ -78,13 +87,14 @@ pub async fn examine(config: &Config) -> Vec<Check> {
     checks.push(data_dir(config));
     checks.push(space(config));
     checks.push(clock());
-    match ear::load(&config.model) {
+    match ear::load(config) {
         Ok(classifier) => {
             let bundle = classifier.bundle();
             let choice = classifier.choice();
             let found = format!("{} {} ({}), {choice}", bundle.name, bundle.version, bundle.tag);
             checks.push(Check::pass("model", found));
             checks.push(inference(&classifier));
+            checks.push(privacy(config));
         }
         Err(error) => {
             let remedy = match &error {
@@ -190,6 +200,18 @@ fn inference(classifier: &Classifier) -> Check {
     Check::pass(name, found)
 }
 
+fn privacy(config: &Config) -> Check {
+    let name = "privacy";
+    match ear::redaction(&config.privacy) {
+        Redaction::On(_) => Check::pass(name, "speech is taken out of recordings"),
+        Redaction::Off => Check::warn(
+            name,
+            "speech stays in recordings",
+            "this was configured: check that it is lawful here, or remove privacy.redact_speech",
+        ),
+    }
+}
+
 fn source(config: &Config) -> Check {
     let name = "sound source";
     if config.source.kind == SourceKind::Microphone {
@@ -222,7 +244,10 @@ fn source(config: &Config) -> Check {
             Check::fail(name, "opens, but no sound comes", "look at source.path")
         }
         Ok(()) => Check::pass(name, "opens, and sound comes"),
-        Err(error) => Check::fail(name, error.to_string(), "look at source.kind and source.path"),
+        Err(error) => {
+            let found = format!("{:#}", anyhow::Error::new(error));
+            Check::fail(name, found, "look at source.kind and source.path")
+        }
     }
 }
 
@@ -249,7 +274,9 @@ async fn broker(config: &Config) -> Check {
             format!("{url}: {problem}"),
             "is the broker running, is mqtt.url right, are user and certificates accepted?",
         ),
-        Ok(Happening::Receipt(_)) => Check::pass(name, format!("{url} answers")),
+        Ok(Happening::Receipt(_) | Happening::Command(_)) => {
+            Check::pass(name, format!("{url} answers"))
+        }
         Err(_) => Check::fail(
             name,
             format!("{url}: no answer in {} s", PATIENCE.as_secs()),

@@ -11,11 +11,16 @@ use ecosight_shared::{SourceState, TimeQuality};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::clip::{Extent, Ring};
+use crate::canary::{self, Canary, Outcome};
+use crate::clip::{Extent, Recording, Ring};
 use crate::clock::Clock;
 use crate::ear::Ear;
 use crate::health::Health;
+use crate::reel::{self, ReelSender};
+use crate::sound_check::Deafness;
 use crate::source::{Begin, Read, Source, SourceError};
+use crate::speech::Redaction;
+use crate::trace::{Entry, EventRow, MinuteRow, Tracer};
 
 /// What was heard.
 #[derive(Debug)]
@@ -33,8 +38,15 @@ pub enum Heard {
         event: Event,
         /// When its onset was.
         time: Onset,
-        /// The sound around it.
-        samples: Vec<i16>,
+        /// The sound around it, without speech; nothing if none may be kept.
+        recording: Option<Recording>,
+    },
+    /// A canary came out; see [`crate::canary`].
+    Canary {
+        /// The event that it became.
+        event: Event,
+        /// When its onset was.
+        time: Onset,
     },
     /// Everything up to a sample of a replay was told, and nothing before it is open.
     Progress {
@@ -86,6 +98,21 @@ pub struct Hearing {
     pub health: Arc<Health>,
     /// Whether it can be heard again, and progress is worth telling.
     pub is_replay: bool,
+    /// Where it is remembered why something was no event.
+    pub tracer: Option<Tracer>,
+    /// Where all sound is kept for a day.
+    pub reel: Option<ReelSender>,
+    /// When canaries come; nothing: never.
+    pub canaries: Option<Canaries>,
+}
+
+/// When canaries come, in samples of the stream.
+#[derive(Clone, Copy, Debug)]
+pub struct Canaries {
+    /// From the beginning to the first.
+    pub first: u64,
+    /// From one to the next.
+    pub every: u64,
 }
 
 /// A channel from the listening thread.
@@ -100,7 +127,7 @@ struct Open {
     time: Onset,
     closed: bool,
     /// Cut before the event was over, because it outlasts the longest clip.
-    samples: Option<Vec<i16>>,
+    recording: Option<Recording>,
 }
 
 struct Listener {
@@ -113,7 +140,24 @@ struct Listener {
     /// Time at which the last sound came.
     now: Onset,
     heard: mpsc::Sender<Heard>,
+    deafness: Deafness,
+    /// The minute that is being heard, unix.
+    minute: Option<i64>,
+    /// What was last written of the background.
+    background_at: u64,
+    /// Begin of the sound that the reel does not have yet.
+    reeled: u64,
+    canary: Option<Box<Canary>>,
+    canary_due: u64,
 }
+
+/// After a canary that did not come out another is tried soon: 10 min.
+const CANARY_AGAIN: u64 = 600 * SAMPLE_RATE_HZ as u64;
+
+/// Length of a minute, µs.
+const MINUTE_US: i64 = 60_000_000;
+/// What is known of the background is written this often, in samples: ten minutes.
+const BACKGROUND_EVERY: u64 = 600 * SAMPLE_RATE_HZ as u64;
 
 /// The recorder is gone.
 struct Deaf;
@@ -131,7 +175,9 @@ impl Hearing {
     ) -> Result<(), SourceError> {
         let longest = self.extent.longest + self.extent.after;
         // As much again for sound that is read ahead in blocks of several seconds.
-        let capacity = longest as usize + 10 * SAMPLE_RATE_HZ as usize;
+        let delay = redaction_delay(self.ear.redaction());
+        let piece = if self.reel.is_some() { reel::PIECE_SAMPLES } else { 0 };
+        let capacity = (longest.max(piece) + delay) as usize + 10 * SAMPLE_RATE_HZ as usize;
         let mut ring = Ring::new(capacity);
         ring.clear(self.begin.sample);
         let mut listener = Listener {
@@ -142,12 +188,19 @@ impl Hearing {
             told: self.begin.sample,
             now: self.timeline.now(self.begin.sample),
             heard,
+            deafness: Deafness::default(),
+            minute: None,
+            background_at: self.begin.sample,
+            reeled: self.begin.sample,
+            canary: None,
+            canary_due: self.begin.sample + self.canaries.map_or(0, |canaries| canaries.first),
             hearing: self,
         };
         listener.hearing.ear.reset(listener.ring.end());
         let outcome = listener.listen(stop);
         // A recorder that is gone has its own error to report.
         let _ = listener.finish();
+        listener.last_words();
         outcome
     }
 }
@@ -187,12 +240,125 @@ impl Listener {
         if health.source() == SourceState::Starting {
             health.set_source(SourceState::Healthy);
         }
+        if let Some(faults) = self.deafness.push(samples) {
+            health.set_faults(faults);
+        }
+        health.heard(samples);
         self.ring.push(samples);
         self.now = self.hearing.timeline.now(self.ring.end());
+        self.hearing.ear.set_time(self.now.unix_us);
         let outputs = self.hearing.ear.hear(samples);
         self.outputs(outputs)?;
+        self.remember();
         self.cut_due()?;
+        self.reel_due(false);
+        self.canary(samples)?;
         self.tell_progress(PROGRESS_STEP)
+    }
+
+    /// Hands whole pieces to the reel once they were listened to; at an interruption, whatever is left.
+    fn reel_due(&mut self, all: bool) {
+        let Some(reel) = self.hearing.reel.clone() else { return };
+        let end = self.ring.end();
+        let judged = end.saturating_sub(redaction_delay(self.hearing.ear.redaction()));
+        loop {
+            let whole = self.reeled + reel::PIECE_SAMPLES;
+            let to = if all { whole.min(end) } else { whole };
+            if to <= self.reeled || (!all && to > judged) {
+                return;
+            }
+            let piece = self.cut(self.reeled, to);
+            // A replay is not in a hurry, and every part of it is heard once.
+            let may_wait = all || self.hearing.is_replay;
+            if may_wait {
+                reel.keep_last(piece)
+            } else {
+                reel.keep(piece)
+            }
+            self.reeled = to;
+        }
+    }
+
+    /// Begins a canary when one is due, and lets the one that runs hear the same sound.
+    fn canary(&mut self, samples: &[f32]) -> Result<(), Deaf> {
+        let Some(canaries) = self.hearing.canaries else { return Ok(()) };
+        let end = self.ring.end();
+        let Some(canary) = &mut self.canary else {
+            // Never into an event, whose rest the twin would take for the canary.
+            let kept = self.ring.cut(end.saturating_sub(canary::CONTEXT), end).1;
+            if end >= self.canary_due
+                && self.open.is_empty()
+                && kept.len() as u64 == canary::CONTEXT
+            {
+                let (classifier, rules) = self.hearing.ear.twin();
+                let context: Vec<f32> = kept.iter().map(|s| f32::from(*s) / 32_768.0).collect();
+                self.canary = Some(Box::new(Canary::new(classifier, &rules, &context, end)));
+            }
+            return Ok(());
+        };
+        match canary.hear(samples) {
+            Outcome::Open => Ok(()),
+            Outcome::Missed => {
+                self.canary = None;
+                self.canary_due = end + canaries.every.min(CANARY_AGAIN);
+                tracing::error!("a canary was not heard: the station may not hear shots");
+                Ok(())
+            }
+            Outcome::Heard(event) => {
+                self.canary = None;
+                self.canary_due = end + canaries.every;
+                let time = self.hearing.timeline.at(event.onset_sample, self.now, end);
+                self.tell(Heard::Canary { event, time })
+            }
+        }
+    }
+
+    /// Hands what is remembered to the trace: candidates at once, minutes when they are over.
+    fn remember(&mut self) {
+        let (now, end) = (self.now, self.ring.end());
+        let candidates = self.hearing.ear.take_candidates();
+        let Some(tracer) = self.hearing.tracer.clone() else { return };
+        for candidate in candidates {
+            let class = self.class(candidate.class);
+            let unix_us = self.hearing.timeline.at(candidate.peak_sample, now, end).unix_us;
+            tracer.note(Entry::Candidate { unix_us, class, candidate });
+        }
+        let minute = now.unix_us.div_euclid(MINUTE_US);
+        if self.minute.is_some_and(|known| known != minute) {
+            self.end_minute(&tracer);
+        }
+        self.minute = Some(minute);
+        if end >= self.background_at + BACKGROUND_EVERY {
+            self.background_at = end;
+            tracer.note(Entry::Background(self.hearing.ear.background().write()));
+        }
+    }
+
+    fn end_minute(&mut self, tracer: &Tracer) {
+        let Some(minute) = self.minute.take() else { return };
+        let summary = self.hearing.ear.take_summary();
+        if summary.windows == 0 {
+            return;
+        }
+        let names = self.hearing.ear.classes().iter().cloned();
+        tracer.note(Entry::Minute(MinuteRow {
+            unix_us: minute * MINUTE_US,
+            windows: summary.windows,
+            speech: summary.speech,
+            noise_floor_dbfs: summary.noise_floor_dbfs,
+            highest: names.zip(summary.highest.iter().copied()).collect(),
+        }));
+    }
+
+    fn last_words(&mut self) {
+        let Some(tracer) = self.hearing.tracer.clone() else { return };
+        self.remember();
+        self.end_minute(&tracer);
+        tracer.note_last(Entry::Background(self.hearing.ear.background().write()));
+    }
+
+    fn class(&self, index: usize) -> String {
+        self.hearing.ear.classes().get(index).cloned().unwrap_or_default()
     }
 
     fn new_item(&mut self, index: u64) -> Result<(), Deaf> {
@@ -212,13 +378,18 @@ impl Listener {
     /// What comes is no neighbour of what was.
     fn interrupt(&mut self, next: u64) -> Result<(), Deaf> {
         self.close_all()?;
+        self.reel_due(true);
         self.ring.clear(next);
         self.hearing.ear.reset(next);
+        self.reeled = next;
+        // What it was heard in is cut in two.
+        self.canary = None;
         Ok(())
     }
 
     fn finish(&mut self) -> Result<(), Deaf> {
         self.close_all()?;
+        self.reel_due(true);
         self.tell_progress(0)
     }
 
@@ -228,7 +399,9 @@ impl Listener {
         let end = self.ring.end();
         let open = std::mem::take(&mut self.open);
         for mut open in open {
-            open.samples.get_or_insert_with(|| cut(&self.ring, &self.hearing.extent, &open.event));
+            if open.recording.is_none() {
+                open.recording = Some(self.cut_around(&open.event));
+            }
             // A detector that was finished has closed everything; if not, the end closes it.
             open.event.end_sample = open.event.end_sample.min(end);
             self.tell_closed(open)?;
@@ -242,8 +415,9 @@ impl Listener {
                 DetectorOutput::Confirmed(event) => {
                     let time =
                         self.hearing.timeline.at(event.onset_sample, self.now, self.ring.end());
+                    self.trace_event(&event, time);
                     let copy = event.clone();
-                    self.open.push(Open { event: copy, time, closed: false, samples: None });
+                    self.open.push(Open { event: copy, time, closed: false, recording: None });
                     self.tell(Heard::Confirmed { event, time })?;
                 }
                 DetectorOutput::Closed(event) => {
@@ -258,23 +432,38 @@ impl Listener {
         Ok(())
     }
 
+    fn trace_event(&self, event: &Event, time: Onset) {
+        let row = EventRow {
+            unix_us: time.unix_us,
+            class: self.class(event.class),
+            score: event.score,
+            threshold: self.hearing.ear.threshold(event.class).unwrap_or_default(),
+            level_dbfs: event.level_dbfs,
+            alert: event.alert,
+        };
+        self.hearing.health.event(&row);
+        if let Some(tracer) = &self.hearing.tracer {
+            tracer.note(Entry::Event(row));
+        }
+    }
+
     /// Cuts the clips whose sound is all there, and tells of the events that are over.
     fn cut_due(&mut self) -> Result<(), Deaf> {
-        let end = self.ring.end();
+        // What is cut must have been listened to for speech, and a little more behind it.
+        let end = self.ring.end().saturating_sub(redaction_delay(self.hearing.ear.redaction()));
         let extent = self.hearing.extent;
-        for open in &mut self.open {
+        let mut open = std::mem::take(&mut self.open);
+        for open in &mut open {
             let last = extent.around(open.event.onset_sample, open.event.end_sample).1;
             let longest = open.event.onset_sample.saturating_sub(extent.before) + extent.longest;
             let due = if open.closed { last } else { longest };
-            if open.samples.is_none() && end >= due {
-                open.samples = Some(cut(&self.ring, &extent, &open.event));
+            if open.recording.is_none() && end >= due {
+                open.recording = Some(self.cut_around(&open.event));
             }
         }
-        let (done, open) = std::mem::take(&mut self.open)
-            .into_iter()
-            .partition(|o| o.closed && o.samples.is_some());
+        let (mut done, open): (Vec<Open>, Vec<Open>) =
+            open.into_iter().partition(|o| o.closed && o.recording.is_some());
         self.open = open;
-        let mut done: Vec<Open> = done;
         // Events of one class in the order of their onsets: what is resumed relies on it.
         done.sort_by_key(|open| open.event.number);
         for open in done {
@@ -283,9 +472,25 @@ impl Listener {
         Ok(())
     }
 
+    fn cut_around(&self, event: &Event) -> Recording {
+        let (from, to) = self.hearing.extent.around(event.onset_sample, event.end_sample);
+        self.cut(from, to)
+    }
+
+    /// Sound of the ring without speech.
+    fn cut(&self, from: u64, to: u64) -> Recording {
+        let (from, mut samples) = self.ring.cut(from, to);
+        let redacted = match self.hearing.ear.redaction() {
+            Redaction::Off => Vec::new(),
+            Redaction::On(speech) => speech.redact(from, &mut samples),
+        };
+        let time = self.hearing.timeline.at(from, self.now, self.ring.end());
+        Recording { samples, time, redacted }
+    }
+
     fn tell_closed(&self, open: Open) -> Result<(), Deaf> {
-        let samples = open.samples.unwrap_or_default();
-        self.tell(Heard::Closed { event: open.event, time: open.time, samples })
+        let Open { event, time, recording, .. } = open;
+        self.tell(Heard::Closed { event, time, recording })
     }
 
     fn tell_progress(&mut self, step: u64) -> Result<(), Deaf> {
@@ -303,9 +508,11 @@ impl Listener {
     }
 }
 
-fn cut(ring: &Ring, extent: &Extent, event: &Event) -> Vec<i16> {
-    let (from, to) = extent.around(event.onset_sample, event.end_sample);
-    ring.cut(from, to)
+fn redaction_delay(redaction: &Redaction) -> u64 {
+    match redaction {
+        Redaction::On(speech) => speech.delay(),
+        Redaction::Off => 0,
+    }
 }
 
 impl Timeline {

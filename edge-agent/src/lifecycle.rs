@@ -186,9 +186,12 @@ pub fn is_alive(last: Pulse, now: Pulse) -> bool {
     match now.source {
         SourceState::Ended => true,
         // A microphone that is away is retried; a new process would not find it either.
-        SourceState::Starting | SourceState::Recovering | SourceState::Failed => {
-            now.reads > last.reads
+        SourceState::Starting
+        | SourceState::Recovering
+        | SourceState::Escalated
+        | SourceState::Failed => now.reads > last.reads,
+        SourceState::Healthy | SourceState::Alarmed => {
+            now.frames > last.frames && now.windows > last.windows
         }
-        SourceState::Healthy => now.frames > last.frames && now.windows > last.windows,
     }
 }

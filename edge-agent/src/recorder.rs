@@ -22,11 +22,13 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use crate::clip::{self, ClipFile};
+use crate::clip::{self, ClipFile, Recording, guano};
 use crate::clock::rfc3339;
+use crate::condition::Teller;
 use crate::health::{Health, free_bytes};
 use crate::hearing::{Heard, Onset};
 use crate::outbox::{Draft, OpenDraft, OpenEvent, Outbox, OutboxError, Stamped, Written};
+use crate::reel::Reel;
 use crate::resume::{Progress, Resume, Verdict};
 
 /// What every document of this station says of it.
@@ -75,6 +77,8 @@ pub struct Storage {
     pub reserve: u64,
     /// Most that they may take together.
     pub max_clips: u64,
+    /// The last day of sound, which goes before any clip does.
+    pub reel: Option<Arc<Reel>>,
 }
 
 /// Clips that are encoded at once.
@@ -97,6 +101,7 @@ pub struct Recorder {
     storage: Storage,
     outbox: Outbox,
     health: Arc<Health>,
+    teller: Option<Arc<Teller>>,
     /// Name of the stream, for events that outlast a crash.
     stream: String,
     resume: Resume,
@@ -136,6 +141,8 @@ struct Pending {
     /// The event in this stream, for the id that an alert gets.
     number: Option<u64>,
     alert: bool,
+    /// Whether the receipt for it proves the whole path.
+    canary: bool,
 }
 
 impl Recorder {
@@ -155,6 +162,7 @@ impl Recorder {
             storage,
             outbox,
             health,
+            teller: None,
             stream,
             resume,
             progress,
@@ -165,6 +173,12 @@ impl Recorder {
             waiting: Vec::new(),
             failures: 0,
         }
+    }
+
+    /// Tells `teller` of canaries that are written.
+    #[must_use]
+    pub fn telling(self, teller: Arc<Teller>) -> Self {
+        Self { teller: Some(teller), ..self }
     }
 
     /// Writes until the listening thread has ended and everything is on disk.
@@ -198,7 +212,8 @@ impl Recorder {
     fn take(&mut self, message: Heard) {
         match message {
             Heard::Confirmed { event, time } => self.confirmed(&event, time),
-            Heard::Closed { event, time, samples } => self.closed(event, time, samples),
+            Heard::Closed { event, time, recording } => self.closed(event, time, recording),
+            Heard::Canary { event, time } => self.canary(&event, time),
             Heard::Progress { sample, item, item_start } => {
                 for open in self.resume.overdue(sample) {
                     self.complete_unheard(open);
@@ -236,7 +251,7 @@ impl Recorder {
         self.fates.insert(event.number, fate);
     }
 
-    fn closed(&mut self, event: Event, time: Onset, samples: Vec<i16>) {
+    fn closed(&mut self, event: Event, time: Onset, recording: Option<Recording>) {
         let time = match self.fates.get(&event.number) {
             Some(Fate::Alerted(_, onset)) => *onset,
             Some(Fate::Silent) => time,
@@ -248,11 +263,27 @@ impl Recorder {
         let stem = format!("{}-{}", self.class(&event), time.unix_us);
         let storage = self.storage.clone();
         let health = Arc::clone(&self.health);
+        let class = self.class(&event);
+        let about = recording
+            .as_ref()
+            .map(|recording| guano::of_event(&self.identity, recording, class, event.score, time));
         self.encoding_onsets.push_back(event.onset_sample);
         self.encoding.push_back(tokio::task::spawn_blocking(move || {
-            let clip = save_clip(&storage, &stem, &samples, &health);
+            let samples = recording.map(|recording| recording.samples).unwrap_or_default();
+            let about = about.unwrap_or_default();
+            let clip = save_clip(&storage, &stem, &samples, &about, &health);
             Closed { event, time, clip }
         }));
+    }
+
+    /// A canary is a detection with its mark, never an alert: nothing on the way to a ranger takes
+    /// it for one.
+    fn canary(&mut self, event: &Event, time: Onset) {
+        let mut detection = self.detection(event);
+        detection.flags = Flags::CANARY;
+        let draft = Draft::Detection { detection: Box::new(detection), alerted: false, clip: None };
+        let record = Stamped { draft, unix_us: time.unix_us, time_quality: time.quality };
+        self.waiting.push(Pending { record, number: None, alert: false, canary: true });
     }
 
     fn encoded(&mut self, closed: Result<Closed, tokio::task::JoinError>) {
@@ -291,7 +322,7 @@ impl Recorder {
 
     fn enqueue(&mut self, draft: Draft, time: Onset, number: Option<u64>, alert: bool) {
         let record = Stamped { draft, unix_us: time.unix_us, time_quality: time.quality };
-        self.waiting.push(Pending { record, number, alert });
+        self.waiting.push(Pending { record, number, alert, canary: false });
         if self.waiting.len() > WAITING_MAX {
             let at = self.waiting.iter().position(|p| !p.alert).unwrap_or(0);
             let lost = self.waiting.remove(at);
@@ -335,6 +366,9 @@ impl Recorder {
     }
 
     fn written(&mut self, pending: &Pending, written: Written) {
+        if let (true, Some(teller)) = (pending.canary, &self.teller) {
+            teller.canary_written((written.record.boot, written.record.seq));
+        }
         let Some(number) = pending.number else { return };
         if !pending.alert {
             self.fates.remove(&number);
@@ -471,19 +505,27 @@ fn complete(open: OpenEvent) -> Pending {
     detection.event = open.event;
     let draft = Draft::Detection { detection: Box::new(detection), alerted: true, clip: None };
     let record = Stamped { draft, unix_us: open.unix_us, time_quality: open.time_quality };
-    Pending { record, number: None, alert: false }
+    Pending { record, number: None, alert: false, canary: false }
 }
 
-fn save_clip(storage: &Storage, stem: &str, samples: &[i16], health: &Health) -> Option<ClipFile> {
+fn save_clip(
+    storage: &Storage,
+    stem: &str,
+    samples: &[i16],
+    about: &str,
+    health: &Health,
+) -> Option<ClipFile> {
     if samples.is_empty() {
         return None;
     }
-    if free_bytes(&storage.clips).is_some_and(|free| free < storage.reserve) {
+    let short = || free_bytes(&storage.clips).is_some_and(|free| free < storage.reserve);
+    while short() && storage.reel.as_ref().is_some_and(|reel| reel.evict_oldest()) {}
+    if short() {
         health.clip_given_up();
         tracing::error!(reserve_bytes = storage.reserve, "disk nearly full, clip not kept");
         return None;
     }
-    match clip::save(&storage.clips, stem, samples) {
+    match clip::save(&storage.clips, stem, samples, about) {
         Ok(clip) => Some(clip),
         Err(error) => {
             health.clip_given_up();
@@ -496,6 +538,9 @@ fn save_clip(storage: &Storage, stem: &str, samples: &[i16], health: &Health) ->
 /// Makes room by giving up the least important clip: of the classes that do not alert first,
 /// then the oldest. Returns whether there was one.
 pub(crate) async fn evict_oldest_clip(outbox: &Outbox, storage: &Storage, health: &Health) -> bool {
+    if storage.reel.as_ref().is_some_and(|reel| reel.evict_oldest()) {
+        return true;
+    }
     // Rows come most important first and oldest first within: the victim is the first of the
     // last importance.
     let Ok(clips) = outbox.clips().await else { return false };

@@ -32,7 +32,7 @@ struct Line<'a> {
 /// # Errors
 /// There is no model, or nobody reads the output.
 pub fn replay(config: &Config, args: &ReplayArgs) -> Result<bool> {
-    let classifier = ear::load(&config.model)?;
+    let classifier = ear::load(config)?;
     let mut sources = Vec::new();
     if let Some(seed) = args.scene {
         let duration = Some(std::time::Duration::from_secs(args.duration));
@@ -65,7 +65,7 @@ fn replay_one(
 ) -> Result<()> {
     let bundle = classifier.bundle().clone();
     let health = Arc::new(Health::default());
-    let mut ear = Ear::new(classifier, &config.model, Arc::clone(&health))?;
+    let mut ear = Ear::new(classifier, config, Arc::clone(&health))?;
     let mut source = source::open(source, Begin::default(), &health)?;
     let mut samples = Vec::new();
     let mut end = 0;

@@ -18,6 +18,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::outbox::{Opened, Outbox, OutboxError, Quota};
 use crate::recorder::Storage;
+use crate::reel::{self, Reel};
 use ecosight_models::durable;
 
 /// The station as it runs now. Holds the lock on the data directory.
@@ -126,14 +127,8 @@ pub async fn start(config: &Config, clock: &Clock) -> anyhow::Result<Started> {
     let now_us = clock.unix_us();
     let lock = lock(data_dir)?;
     let opened = Opened::open(data_dir, now_us).await?;
-    let fresh = || {
-        let millis = u64::try_from(now_us / 1_000).unwrap_or(0);
-        let mut random = [0; 10];
-        rand::rngs::SysRng.try_fill_bytes(&mut random).map(|()| {
-            DeviceId(uuid::Builder::from_unix_timestamp_millis(millis, &random).into_uuid())
-        })
-    };
-    let station = Station::claim(data_dir, lock, config.station.id, fresh, opened.found.last_boot)?;
+    let (known, last_boot) = (config.station.id, opened.found.last_boot);
+    let station = Station::claim(data_dir, lock, known, || fresh(now_us), last_boot)?;
     if let Some((aside, taken_over)) = &opened.found.damaged {
         tracing::error!(
             kept = %aside.display(), taken_over,
@@ -143,10 +138,15 @@ pub async fn start(config: &Config, clock: &Clock) -> anyhow::Result<Started> {
     let quota = Quota { records: config.storage.max_records, telemetry: TELEMETRY_MAX };
     let (outbox, task) = opened.start(station.id, station.boot, quota);
     let outbox_task = tokio::spawn(task);
+    let reel = Reel::open(&config.ring, &config.storage).map_err(|source| {
+        let path = config.ring.dir.clone().unwrap_or_else(|| data_dir.join(reel::DIRECTORY));
+        StationError::Unwritable { path, source }
+    })?;
     let storage = Storage {
         clips: data_dir.join(clip::DIRECTORY),
         reserve: config.storage.reserve.0,
         max_clips: config.storage.max_clips.0,
+        reel,
     };
     fs::create_dir_all(&storage.clips)
         .map_err(|source| StationError::Unwritable { path: storage.clips.clone(), source })?;
@@ -172,6 +172,25 @@ fn lock(data_dir: &Path) -> Result<File, StationError> {
         Err(fs::TryLockError::WouldBlock) => Err(StationError::Locked { path: data_dir.into() }),
         Err(fs::TryLockError::Error(error)) => Err(unwritable(error)),
     }
+}
+
+/// A new id, for a station that has none.
+///
+/// # Errors
+/// The system gives no random numbers.
+pub fn fresh(now_us: i64) -> io::Result<DeviceId> {
+    let millis = u64::try_from(now_us / 1_000).unwrap_or(0);
+    let mut random = [0; 10];
+    rand::rngs::SysRng.try_fill_bytes(&mut random).map_err(io::Error::other)?;
+    Ok(DeviceId(uuid::Builder::from_unix_timestamp_millis(millis, &random).into_uuid()))
+}
+
+/// The id that the station in `data_dir` has, if it ever ran.
+///
+/// # Errors
+/// The identity file is damaged.
+pub fn known(data_dir: &Path) -> Result<Option<DeviceId>, StationError> {
+    Ok(read(&data_dir.join(IDENTITY_FILE))?.map(|(id, _)| id))
 }
 
 fn read(path: &Path) -> Result<Option<(DeviceId, u32)>, StationError> {

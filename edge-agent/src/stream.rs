@@ -2,20 +2,24 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use ecosight_models::Classifier;
 
+use crate::budget::Background;
 use crate::clip::Extent;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::ear::Ear;
 use crate::health::Health;
-use crate::hearing::{Hearing, Timeline};
+use crate::hearing::{Canaries, Hearing, Timeline};
 use crate::outbox::{Outbox, ReplayPosition};
 use crate::recorder::complete_all;
+use crate::reel::ReelSender;
 use crate::resume::{CONTEXT, Progress, Resume};
 use crate::source::{self, Begin};
+use crate::trace::{self, Tracer};
 
 /// The sound to be heard, and what is already written of it.
 pub(crate) struct Stream {
@@ -33,6 +37,8 @@ impl Stream {
         outbox: &Outbox,
         clock: &Clock,
         health: &Arc<Health>,
+        tracer: Tracer,
+        reel: Option<ReelSender>,
     ) -> Result<Self> {
         let is_replay = config.source.is_replay() && config.source.resume;
         let name = source::identity(&config.source, &classifier.bundle().tag.to_string())?;
@@ -67,10 +73,25 @@ impl Stream {
             Some(start) => Timeline::Recorded(start.as_microsecond()),
             None => Timeline::Live(clock.clone()),
         };
-        let mut ear = Ear::new(classifier, &config.model, Arc::clone(health))?;
+        let mut ear = Ear::new(classifier, config, Arc::clone(health))?;
+        let known = config.storage.data_dir.join(trace::BACKGROUND_FILE);
+        if let Ok(bytes) = std::fs::read(known) {
+            // What another model heard says nothing of this one's scores.
+            if let Some(background) = Background::read(&bytes, &ear.background().of) {
+                ear.remember(background);
+            }
+        }
         if begin.sample > begin.item_start {
             ear.judge_from(begin.sample + CONTEXT);
         }
+        // A replay is heard again after a crash; its canaries would be as well.
+        let live = !config.source.is_replay() && !config.canary.every.is_zero();
+        let samples =
+            |d: Duration| (d.as_secs_f64() * f64::from(ecosight_models::SAMPLE_RATE_HZ)) as u64;
+        let canaries = live.then(|| Canaries {
+            first: samples(config.canary.first),
+            every: samples(config.canary.every),
+        });
         let hearing = Hearing {
             source,
             begin,
@@ -79,6 +100,9 @@ impl Stream {
             timeline,
             health: Arc::clone(health),
             is_replay,
+            tracer: Some(tracer),
+            reel,
+            canaries,
         };
         let progress = is_replay.then(|| Progress::new(position));
         Ok(Self { hearing, name, resume, progress })

@@ -7,17 +7,20 @@
 use std::collections::BTreeMap;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use ecosight_models::durable;
 use ecosight_shared::{DeviceId, EventId};
-use reqwest::header::{CONTENT_RANGE, CONTENT_TYPE};
+use reqwest::header::{AUTHORIZATION, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, HeaderValue};
 use reqwest::{Client, StatusCode, Url};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::bearer;
+use crate::clock::Clock;
 use crate::config;
 use crate::health::Health;
 use crate::outbox::{ClipRow, Outbox, OutboxError};
@@ -48,6 +51,16 @@ pub enum UploadError {
         /// What is wrong.
         problem: String,
     },
+    /// The password or token cannot be used.
+    #[error("cloud.{setting} {path}: {problem}")]
+    Secret {
+        /// Which setting named it.
+        setting: &'static str,
+        /// The file.
+        path: std::path::PathBuf,
+        /// What is wrong.
+        problem: String,
+    },
     /// The client cannot be set up.
     #[error("HTTP client: {0}; install ca-certificates or set cloud.ca")]
     Client(#[source] reqwest::Error),
@@ -63,6 +76,59 @@ pub struct Uploader {
     device: DeviceId,
     health: Arc<Health>,
     retry_max: Duration,
+    clock: Clock,
+    allowance: Mutex<Allowance>,
+}
+
+/// File that remembers what was sent today.
+pub const ALLOWANCE_FILE: &str = "sent-today.json";
+const DAY_US: i64 = 86_400_000_000;
+
+/// Bytes of clips that may be sent in a day.
+#[derive(Debug)]
+struct Allowance {
+    /// `None`: any number, and nothing is written down.
+    max: Option<u64>,
+    spent: Spent,
+    path: std::path::PathBuf,
+}
+
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+struct Spent {
+    /// Since 1970 UTC.
+    day: i64,
+    bytes: u64,
+}
+
+impl Allowance {
+    fn new(max: Option<u64>, data_dir: &Path) -> Self {
+        let path = data_dir.join(ALLOWANCE_FILE);
+        let spent = max.and_then(|_| std::fs::read(&path).ok());
+        let spent = spent.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
+        Self { max, spent, path }
+    }
+
+    /// Whether `bytes` more may be sent on `day`.
+    fn allows(&mut self, day: i64, bytes: u64) -> bool {
+        if self.spent.day != day {
+            self.spent = Spent { day, bytes: 0 };
+        }
+        self.max.is_none_or(|max| self.spent.bytes.saturating_add(bytes) <= max)
+    }
+
+    /// They are about to be sent: what fails on the way has cost as much.
+    fn spend(&mut self, bytes: u64) -> u64 {
+        self.spent.bytes += bytes;
+        if self.max.is_some() {
+            let written = serde_json::to_vec(&self.spent)
+                .map_err(std::io::Error::from)
+                .and_then(|json| durable::write_file(&self.path, &json));
+            if let Err(error) = written {
+                tracing::warn!(%error, "what was sent today is not written down");
+            }
+        }
+        self.spent.bytes
+    }
 }
 
 #[derive(Serialize)]
@@ -107,6 +173,10 @@ pub fn client(config: &config::Cloud) -> Result<Client, UploadError> {
         .connect_timeout(CONNECT_LIMIT)
         .timeout(REQUEST_LIMIT)
         .user_agent(concat!("ecosight-agent/", env!("CARGO_PKG_VERSION")));
+    let builder = match authorization(config)? {
+        Some(headers) => builder.default_headers(headers),
+        None => builder,
+    };
     let plain = config.url.as_deref().is_some_and(|url| url.starts_with("http://"));
     let builder = match &config.ca {
         Some(path) => {
@@ -124,6 +194,27 @@ pub fn client(config: &config::Cloud) -> Result<Client, UploadError> {
     builder.build().map_err(UploadError::Client)
 }
 
+/// The header by which the server knows this station.
+fn authorization(config: &config::Cloud) -> Result<Option<HeaderMap>, UploadError> {
+    let (setting, path) = match (&config.token_file, &config.password_file) {
+        (Some(path), _) => ("token_file", path),
+        (None, Some(path)) => ("password_file", path),
+        (None, None) => return Ok(None),
+    };
+    let refuse = |problem: String| UploadError::Secret { setting, path: path.clone(), problem };
+    let secret = std::fs::read_to_string(path).map_err(|e| refuse(e.to_string()))?;
+    let value = match (&config.token_file, &config.username) {
+        (None, Some(user)) => {
+            format!("Basic {}", bearer::base64(format!("{user}:{}", secret.trim()).as_bytes()))
+        }
+        _ => format!("Bearer {}", secret.trim()),
+    };
+    let mut value =
+        HeaderValue::from_str(&value).map_err(|_| refuse("holds no secret".to_owned()))?;
+    value.set_sensitive(true);
+    Ok(Some(HeaderMap::from_iter([(AUTHORIZATION, value)])))
+}
+
 impl Uploader {
     /// An uploader of the clips in `outbox` and `storage` to the server of `config`.
     ///
@@ -135,10 +226,15 @@ impl Uploader {
         storage: Storage,
         device: DeviceId,
         health: Arc<Health>,
+        clock: Clock,
     ) -> Result<Self, UploadError> {
         let base = config.url.as_deref().and_then(|url| Url::parse(url).ok());
         let retry_max = config.retry_max;
-        Ok(Self { client: client(config)?, base, outbox, storage, device, health, retry_max })
+        let data_dir = storage.clips.parent().unwrap_or(&storage.clips).to_owned();
+        let max = config.max_per_day.map(|bytes| bytes.0);
+        let allowance = Mutex::new(Allowance::new(max, &data_dir));
+        let client = client(config)?;
+        Ok(Self { client, base, outbox, storage, device, health, retry_max, clock, allowance })
     }
 
     /// Uploads until `stop`, or until nothing is left after `drain`.
@@ -171,7 +267,11 @@ impl Uploader {
             let alerts = (level.alerts > 0).then(|| *alerts_since.get_or_insert_with(Instant::now));
             alerts_since = alerts;
             let held_up = alerts.is_some_and(|since| since.elapsed() < YIELD_MAX);
-            let (Some(base), false) = (&self.base, held_up || level.clips == 0) else {
+            let spent = !self.allows(PIECE);
+            if spent && drain.is_cancelled() {
+                return Ok(());
+            }
+            let (Some(base), false) = (&self.base, held_up || spent || level.clips == 0) else {
                 tokio::time::sleep(POLL.min(Duration::from_millis(200))).await;
                 continue;
             };
@@ -266,6 +366,10 @@ impl Uploader {
             let piece = read_piece(&path, state.offset, clip.bytes)
                 .map_err(|e| Failure::Gone(e.to_string()))?;
             let last = state.offset + piece.len() as u64 - 1;
+            if !self.allows(piece.len() as u64) {
+                return Err(Failure::Later("today's bytes are sent".to_owned()));
+            }
+            self.spend(piece.len() as u64);
             let range = format!("bytes {}-{last}/{}", state.offset, clip.bytes);
             let answer = self
                 .client
@@ -295,6 +399,18 @@ impl Uploader {
             };
         }
         Ok(())
+    }
+
+    fn allows(&self, bytes: u64) -> bool {
+        let day = self.clock.unix_us().div_euclid(DAY_US);
+        let mut allowance = self.allowance.lock().unwrap_or_else(PoisonError::into_inner);
+        allowance.allows(day, bytes)
+    }
+
+    fn spend(&self, bytes: u64) {
+        let mut allowance = self.allowance.lock().unwrap_or_else(PoisonError::into_inner);
+        let today = allowance.spend(bytes);
+        self.health.set_clip_bytes_today(today);
     }
 
     async fn declare(&self, base: &Url, clip: &ClipRow) -> Result<State, Failure> {
@@ -347,7 +463,7 @@ pub(crate) fn describe(error: &reqwest::Error) -> String {
 }
 
 /// What the server says of a refusal: the detail of its problem document, if it sent one.
-async fn refusal(status: StatusCode, answer: reqwest::Response) -> String {
+pub(crate) async fn refusal(status: StatusCode, answer: reqwest::Response) -> String {
     #[derive(Deserialize)]
     struct Problem {
         detail: Option<String>,

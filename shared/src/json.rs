@@ -69,6 +69,130 @@ pub struct StatusDocument {
     pub location: Option<Location>,
 }
 
+/// Payload of `…/status` as a station sends it: [`StatusDocument`] and how the station is. A
+/// receiver that only knows the first ignores the rest.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StationStatus {
+    /// Who it is, and whether it is connected.
+    #[serde(flatten)]
+    pub status: StatusDocument,
+    /// How it is; absent in a last will.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<StationHealth>,
+}
+
+/// How a station is, for people.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct StationHealth {
+    /// State of the sound source, see [`crate::SourceState::name`].
+    pub source: String,
+    /// What is wrong with the sound, in words; empty if nothing is.
+    pub source_faults: Vec<String>,
+    /// When the whole path from sound to the cloud's receipt was last proved, RFC 3339 UTC.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_verified: Option<String>,
+    /// How good the clock is, see [`crate::TimeQuality::name`].
+    pub time_quality: String,
+    /// Offset of the clock as its NTP client states it, milliseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub clock_offset_ms: Option<f64>,
+    /// Whether speech is taken out of recordings: `on`, `off`, or `blind` where the model cannot
+    /// tell speech and so no recording is kept.
+    pub speech_redaction: String,
+    /// The false-alarm budget by class, where one is set.
+    pub budgets: Vec<BudgetReport>,
+    /// Sound on the station's disk that `cmd/pull` can fetch.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ring: Option<RingReport>,
+    /// Bytes of clips sent today, UTC.
+    pub clip_bytes_today: u64,
+    /// Alerts sent by the low-bandwidth bearer since the start.
+    pub bearer_sent: u64,
+}
+
+/// What a false-alarm budget does to a class.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct BudgetReport {
+    /// The class.
+    pub class: String,
+    /// The budget: false alarms a week.
+    pub per_week: f64,
+    /// `learning` (the bundle's threshold holds), `met`, or `cannot`.
+    pub state: String,
+    /// Hours of background that this rests on.
+    pub heard_hours: f64,
+    /// The threshold in use.
+    pub threshold: f32,
+    /// The bundle's threshold.
+    pub bundle_threshold: f32,
+    /// False alarms a week to be expected at the threshold in use; absent while learning.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expected_per_week: Option<f64>,
+    /// Part of the events that were heard at this threshold in the bundle's evaluation.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub recall: Option<f64>,
+    /// The same at the bundle's threshold: the difference is the cost.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bundle_recall: Option<f64>,
+}
+
+/// Sound kept on a station's disk.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RingReport {
+    /// Start of the oldest, RFC 3339 UTC.
+    pub from: String,
+    /// End of the newest, RFC 3339 UTC.
+    pub to: String,
+    /// What it takes on the disk.
+    pub bytes: u64,
+}
+
+/// Payload of `…/cmd/pull`: asks for a while of sound that no event caught.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PullCommand {
+    /// Id under which the clip is uploaded; the answer names it. The same id asks for the same.
+    pub id: Uuid,
+    /// Begin, RFC 3339.
+    pub from: String,
+    /// End, RFC 3339; at most two minutes later.
+    pub to: String,
+}
+
+/// Payload of `…/reply`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CommandReply {
+    /// Name of the command that is answered.
+    pub command: String,
+    /// Its id; empty if it could not be read.
+    pub id: String,
+    /// `accepted` or `refused`.
+    pub status: String,
+    /// Why it was refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
+    /// What will be uploaded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clip: Option<PulledClip>,
+}
+
+/// A clip that was cut on command.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PulledClip {
+    /// SHA-256 of the file, hexadecimal.
+    pub sha256: String,
+    /// Its size.
+    pub bytes: u64,
+    /// Length of the sound.
+    pub duration_ms: u32,
+    /// `flac` or `wav`.
+    pub format: String,
+    /// When its first sample was heard, RFC 3339 UTC; empty in the answer to a repetition.
+    pub from: String,
+}
+
 /// Whether a station is connected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -177,6 +177,10 @@ pub enum SourceState {
     Failed,
     /// A file or stream that came to its end.
     Ended,
+    /// Frames arrive, but what they hold is no sound of a working microphone.
+    Alarmed,
+    /// Reopening has failed again and again; it goes on, and a person should look.
+    Escalated,
 }
 
 /// Records of one station that the cloud has committed to its database: the station may forget
@@ -252,6 +256,8 @@ impl SourceState {
             Self::Recovering => "recovering",
             Self::Failed => "failed",
             Self::Ended => "ended",
+            Self::Alarmed => "alarmed",
+            Self::Escalated => "escalated",
         }
     }
 }

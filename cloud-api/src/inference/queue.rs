@@ -142,8 +142,6 @@ impl Queue {
                 let pace_s = started.elapsed().as_secs_f64() / windows as f64;
                 let mut state = self.lock();
                 state.pace_s += (pace_s - state.pace_s) * PACE_WEIGHT;
-                drop(state);
-                metric::inferred(windows, pace_s);
             }
         }
     }
@@ -151,6 +149,7 @@ impl Queue {
     /// Fills a batch, classifies it, and answers for the files that are through; gives the number of
     /// windows.
     fn turn(&self, first: (File, usize), classifier: &Classifier, full: &Full) -> usize {
+        let started = Instant::now();
         let audioset = first.0.wants_audioset();
         let mut windows = Vec::with_capacity(BATCH);
         let mut members: Vec<Member> = Vec::new();
@@ -174,7 +173,12 @@ impl Queue {
         let count = windows.len();
         let chosen = if audioset { full.classifier() } else { Ok(classifier) };
         match chosen.and_then(|chosen| classify(chosen, &windows)) {
-            Ok(scores) => self.hand_out(members, scores, classifier),
+            Ok(scores) => {
+                if count > 0 {
+                    metric::inferred(count, started.elapsed().as_secs_f64() / count as f64);
+                }
+                self.hand_out(members, scores, classifier);
+            }
             Err(error) => {
                 for Member { file, load, .. } in members {
                     self.leave(load);
@@ -268,7 +272,9 @@ fn take_first(state: &mut State, audioset: Option<bool>) -> Option<(File, usize)
             return None;
         }
         state.in_work += 1;
-        return state.waiting.pop_front().map(|file| (file, load));
+        let taken = state.waiting.pop_front().map(|file| (file, load));
+        metric::queued(state.waiting.len());
+        return taken;
     }
 }
 

@@ -4,6 +4,7 @@
 //! encoded without loss, proved to be so, and written durably.
 
 mod encode;
+pub mod guano;
 mod ring;
 
 use std::io;
@@ -14,9 +15,10 @@ use ecosight_models::SAMPLE_RATE_HZ;
 use ecosight_shared::ClipRef;
 use sha2::{Digest, Sha256};
 
+use crate::hearing::Onset;
 use ecosight_models::durable;
 
-pub use encode::{Encoded, encode};
+pub use encode::{Encoded, encode, encode_with};
 pub use ring::{Ring, to_pcm};
 
 /// Name of the directory of clips in the data directory.
@@ -53,6 +55,17 @@ impl Extent {
     }
 }
 
+/// Sound that was cut from the stream, without speech.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Recording {
+    /// 16 kHz mono.
+    pub samples: Vec<i16>,
+    /// When the first of them was heard.
+    pub time: Onset,
+    /// Parts that were silenced because people spoke, in samples from the beginning.
+    pub redacted: Vec<(u64, u64)>,
+}
+
 /// A clip on disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClipFile {
@@ -62,12 +75,13 @@ pub struct ClipFile {
     pub reference: ClipRef,
 }
 
-/// Encodes `samples` and writes them into `directory` as `stem` with the right ending.
+/// Encodes `samples` and writes them into `directory` as `stem` with the right ending. `about` is
+/// what the file says of itself, a GUANO text, or nothing.
 ///
 /// # Errors
 /// The disk refused; nothing is left behind. The event goes out without a clip.
-pub fn save(directory: &Path, stem: &str, samples: &[i16]) -> io::Result<ClipFile> {
-    let Encoded { bytes, format } = encode(samples);
+pub fn save(directory: &Path, stem: &str, samples: &[i16], about: &str) -> io::Result<ClipFile> {
+    let Encoded { bytes, format } = encode_with(samples, about);
     let name = format!("{stem}.{}", format.extension());
     durable::write_file(&directory.join(&name), &bytes)?;
     let milliseconds = samples.len() as u64 * 1_000 / u64::from(SAMPLE_RATE_HZ);

@@ -38,18 +38,15 @@ impl Ring {
         self.end = next;
     }
 
-    /// The samples of `from..to` that are still, and already, there.
+    /// The samples of `from..to` that are still, and already, there, and the position of the first.
     #[must_use]
-    pub fn cut(&self, from: u64, to: u64) -> Vec<i16> {
+    pub fn cut(&self, from: u64, to: u64) -> (u64, Vec<i16>) {
         let begin = self.end - self.samples.len() as u64;
-        let from = from.clamp(begin, self.end) - begin;
+        let first = from.clamp(begin, self.end);
+        let from = first - begin;
         let to = to.clamp(begin, self.end) - begin;
-        self.samples
-            .iter()
-            .copied()
-            .skip(from as usize)
-            .take((to.max(from) - from) as usize)
-            .collect()
+        let len = (to.max(from) - from) as usize;
+        (first, self.samples.iter().copied().skip(from as usize).take(len).collect())
     }
 }
 

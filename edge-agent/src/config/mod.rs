@@ -9,11 +9,14 @@ use std::time::Duration;
 use ecosight_shared::json::Location;
 use ecosight_shared::{DeviceId, Slug};
 
-pub use reader::{Bytes, ConfigError, ENVIRONMENT_PREFIX, Fault};
+pub use reader::{Bytes, ConfigError, ENVIRONMENT_PREFIX, Fault, duration};
 use reader::{Reader, choices};
 
 /// Where the configuration lies if nothing else is said.
 pub const DEFAULT_PATH: &str = "/etc/ecosight/agent.toml";
+
+/// In the data directory: the settings that enrolment wrote.
+pub const ENROLMENT_FILE: &str = "enrolment.toml";
 
 /// Every setting with its default, commented; equal to [`Config::default`] when read.
 pub const EXAMPLE: &str = include_str!("../../agent.toml");
@@ -27,14 +30,26 @@ pub struct Config {
     pub source: Source,
     /// What listens.
     pub model: Model,
+    /// When it raises an event.
+    pub detector: Detector,
+    /// What is done about people's speech.
+    pub privacy: Privacy,
     /// How much sound is kept around an event.
     pub clip: Clip,
     /// The broker.
     pub mqtt: Mqtt,
     /// The server that takes clips.
     pub cloud: Cloud,
+    /// What brings alerts when the internet does not.
+    pub bearer: Bearer,
     /// The disk.
     pub storage: Storage,
+    /// The last day of sound.
+    pub ring: Ring,
+    /// Proof that a shot would come through.
+    pub canary: Canary,
+    /// The station's own page.
+    pub page: Page,
     /// Reports on the station itself.
     pub telemetry: Telemetry,
     /// Messages for the operator.
@@ -132,6 +147,22 @@ pub struct Model {
     pub thresholds: BTreeMap<String, f32>,
 }
 
+/// When it raises an event.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Detector {
+    /// False alarms a week that are bearable; `None`: the bundle's thresholds hold.
+    pub budget_per_week: Option<f64>,
+}
+
+/// What is done about people's speech.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Privacy {
+    /// Whether it is taken out of every recording before it is written.
+    pub redact_speech: bool,
+    /// How much more before and after it.
+    pub margin: Duration,
+}
+
 /// How much sound is kept around an event.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Clip {
@@ -173,8 +204,67 @@ pub struct Cloud {
     pub url: Option<String>,
     /// PEM file of the authority that signed the server's certificate; `None`: the system's.
     pub ca: Option<PathBuf>,
+    /// User name by which the server knows this station.
+    pub username: Option<String>,
+    /// File that holds its password.
+    pub password_file: Option<PathBuf>,
+    /// File that holds a token instead.
+    pub token_file: Option<PathBuf>,
+    /// Most bytes of clips a day, UTC; `None`: as many as there are.
+    pub max_per_day: Option<Bytes>,
     /// Longest pause between two attempts to upload a clip.
     pub retry_max: Duration,
+}
+
+/// What brings alerts when the internet does not.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Bearer {
+    /// Executable that sends its last argument; `None`: there is none.
+    pub command: Option<PathBuf>,
+    /// How the frame is written.
+    pub encoding: Encoding,
+    /// How long an alert waits for the cloud's receipt before.
+    pub after: Duration,
+    /// How long the executable may take.
+    pub timeout: Duration,
+    /// Most alerts a day, UTC.
+    pub per_day: u32,
+}
+
+/// How a frame is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Encoding {
+    /// RFC 4648, with padding: 68 characters at most.
+    Base64,
+    /// Lower case: 102 characters at most.
+    Hex,
+}
+
+/// The last day of sound.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Ring {
+    /// How long sound is kept; zero: not at all.
+    pub keep: Duration,
+    /// Most that it may take.
+    pub max: Bytes,
+    /// Where; `None`: in the data directory.
+    pub dir: Option<PathBuf>,
+}
+
+/// Proof that a shot would come through.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Canary {
+    /// Time between two; zero: none.
+    pub every: Duration,
+    /// Time from the start to the first.
+    pub first: Duration,
+}
+
+/// The station's own page.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Page {
+    /// Address and port; `None`: none.
+    pub listen: Option<std::net::SocketAddr>,
 }
 
 /// The disk.
@@ -204,6 +294,8 @@ pub struct Log {
     pub level: String,
     /// How lines look.
     pub format: LogFormat,
+    /// The newest lines are also kept in the data directory, up to this size; 0: none.
+    pub keep: Bytes,
 }
 
 /// How log lines look.
@@ -224,6 +316,7 @@ choices!(SourceKind {
 });
 choices!(Speed { "realtime" => Self::RealTime, "max" => Self::Maximum });
 choices!(AtEnd { "exit" => Self::Exit, "stay" => Self::Stay });
+choices!(Encoding { "base64" => Self::Base64, "hex" => Self::Hex });
 choices!(LogFormat { "text" => Self::Text, "json" => Self::Json });
 
 impl Default for Station {
@@ -252,6 +345,12 @@ impl Default for Source {
             start_time: None,
             at_end: AtEnd::Exit,
         }
+    }
+}
+
+impl Default for Privacy {
+    fn default() -> Self {
+        Self { redact_speech: true, margin: Duration::from_secs(2) }
     }
 }
 
@@ -284,7 +383,46 @@ impl Default for Mqtt {
 impl Default for Cloud {
     fn default() -> Self {
         let url = Some("http://127.0.0.1:8000".to_owned());
-        Self { url, ca: None, retry_max: Duration::from_secs(60) }
+        let retry_max = Duration::from_secs(60);
+        Self {
+            url,
+            ca: None,
+            username: None,
+            password_file: None,
+            token_file: None,
+            max_per_day: None,
+            retry_max,
+        }
+    }
+}
+
+impl Default for Bearer {
+    fn default() -> Self {
+        Self {
+            command: None,
+            encoding: Encoding::Base64,
+            after: Duration::from_secs(60),
+            timeout: Duration::from_secs(120),
+            per_day: 20,
+        }
+    }
+}
+
+impl Default for Ring {
+    fn default() -> Self {
+        Self { keep: Duration::from_secs(24 * 3_600), max: Bytes(2_000_000_000), dir: None }
+    }
+}
+
+impl Default for Canary {
+    fn default() -> Self {
+        Self { every: Duration::from_secs(24 * 3_600), first: Duration::from_secs(600) }
+    }
+}
+
+impl Default for Page {
+    fn default() -> Self {
+        Self { listen: Some(std::net::SocketAddr::from(([127, 0, 0, 1], 8090))) }
     }
 }
 
@@ -307,26 +445,18 @@ impl Default for Telemetry {
 
 impl Default for Log {
     fn default() -> Self {
-        Self { level: "info".to_owned(), format: LogFormat::Text }
+        Self { level: "info".to_owned(), format: LogFormat::Text, keep: Bytes(1_000_000) }
     }
 }
 
 impl Config {
-    /// Reads the file at `path`, or [`DEFAULT_PATH`] if it exists, and the overrides of the
-    /// process's environment.
+    /// Reads the file at `path`, or [`DEFAULT_PATH`] if it exists, what [`ENROLMENT_FILE`] in the data
+    /// directory adds to it, and the overrides of the process's environment.
     ///
     /// # Errors
     /// Every fault at once; an unreadable file that was asked for is one of them.
     pub fn load(path: Option<&Path>) -> Result<Self, ConfigError> {
-        let default = Path::new(DEFAULT_PATH);
-        let path = path.or_else(|| default.exists().then_some(default));
-        let text = path.map(std::fs::read_to_string).transpose().map_err(|error| {
-            let place = path.map(|path| path.display().to_string());
-            let problem = format!("cannot read the configuration: {error}");
-            ConfigError { faults: vec![Fault { place, key: String::new(), problem }] }
-        })?;
-        let file = path.zip(text.as_deref());
-        Self::parse(file, std::env::vars())
+        Written::read(path)?.config()
     }
 
     /// Reads a TOML text, named for faults, and overrides.
@@ -342,19 +472,94 @@ impl Config {
             reader.add_file(name, text);
         }
         reader.add_environment(environment);
+        Self::take(reader)
+    }
+
+    fn take(mut reader: Reader) -> Result<Self, ConfigError> {
         let mut config = Self::default();
         config.station.take(&mut reader);
         config.source.take(&mut reader);
         config.model.take(&mut reader);
+        config.detector.take(&mut reader);
+        config.privacy.take(&mut reader);
         config.clip.take(&mut reader);
         config.mqtt.take(&mut reader);
         config.cloud.take(&mut reader);
+        config.bearer.take(&mut reader);
         config.storage.take(&mut reader);
+        config.ring.take(&mut reader);
+        config.canary.take(&mut reader);
+        config.page.take(&mut reader);
         config.telemetry.take(&mut reader);
         config.log.take(&mut reader);
         reader.finish()?;
         Ok(config)
     }
+}
+
+/// What the settings were read from.
+#[derive(Clone, Debug, Default)]
+pub struct Written {
+    /// The operator's file.
+    file: Option<(PathBuf, String)>,
+    /// What enrolment wrote.
+    enrolment: Option<(PathBuf, String)>,
+    environment: Vec<(String, String)>,
+}
+
+impl Written {
+    /// Reads the files and the process's environment, but does not judge them.
+    ///
+    /// # Errors
+    /// A file cannot be read.
+    pub fn read(path: Option<&Path>) -> Result<Self, ConfigError> {
+        let default = Path::new(DEFAULT_PATH);
+        let path = path.or_else(|| default.exists().then_some(default));
+        let file = path.map(|path| Ok((path.to_owned(), read_text(path)?))).transpose()?;
+        let environment: Vec<(String, String)> =
+            std::env::vars().filter(|(name, _)| name.starts_with(ENVIRONMENT_PREFIX)).collect();
+        let mut written = Self { file, enrolment: None, environment };
+        // Where enrolment lies, the rest says. Faults of the rest are told later.
+        let mut data_dir = Storage::default().data_dir;
+        written.reader().take("storage.data_dir", &mut data_dir);
+        let enrolment = data_dir.join(ENROLMENT_FILE);
+        if enrolment.is_file() {
+            written.enrolment = Some((enrolment.clone(), read_text(&enrolment)?));
+        }
+        Ok(written)
+    }
+
+    /// The configuration that they make.
+    ///
+    /// # Errors
+    /// Every fault at once.
+    pub fn config(&self) -> Result<Config, ConfigError> {
+        Config::take(self.reader())
+    }
+
+    /// Every setting that was written, as a line of text, without secrets.
+    #[must_use]
+    pub fn lines(&self) -> Vec<String> {
+        self.reader().lines()
+    }
+
+    fn reader(&self) -> Reader {
+        let mut reader = Reader::default();
+        // Later ones override earlier ones: what a person wrote counts more than what enrolment did.
+        for (path, text) in self.enrolment.iter().chain(&self.file) {
+            reader.add_file(path, text);
+        }
+        reader.add_environment(self.environment.iter().cloned());
+        reader
+    }
+}
+
+fn read_text(path: &Path) -> Result<String, ConfigError> {
+    std::fs::read_to_string(path).map_err(|error| {
+        let place = Some(path.display().to_string());
+        let problem = format!("cannot read the configuration: {error}");
+        ConfigError { faults: vec![Fault { place, key: String::new(), problem }] }
+    })
 }
 
 impl Station {
@@ -447,6 +652,25 @@ impl Model {
             if !(0.0..=1.0).contains(threshold) {
                 r.fault(&format!("model.thresholds.{class}"), "expected a score from 0 to 1");
             }
+        }
+    }
+}
+
+impl Detector {
+    fn take(&mut self, r: &mut Reader) {
+        r.take("detector.budget_per_week", &mut self.budget_per_week);
+        if self.budget_per_week.is_some_and(|budget| !(0.01..=10_000.0).contains(&budget)) {
+            r.fault("detector.budget_per_week", "expected false alarms a week, 0.01 to 10000");
+        }
+    }
+}
+
+impl Privacy {
+    fn take(&mut self, r: &mut Reader) {
+        r.take("privacy.redact_speech", &mut self.redact_speech);
+        r.take("privacy.margin", &mut self.margin);
+        if self.margin > Duration::from_secs(30) {
+            r.fault("privacy.margin", "expected at most \"30s\": clips wait for it");
         }
     }
 }
@@ -554,8 +778,20 @@ impl Cloud {
     fn take(&mut self, r: &mut Reader) {
         r.take("cloud.url", &mut self.url);
         r.take("cloud.ca", &mut self.ca);
+        r.take("cloud.username", &mut self.username);
+        r.take("cloud.password_file", &mut self.password_file);
+        r.take("cloud.token_file", &mut self.token_file);
+        r.take("cloud.max_per_day", &mut self.max_per_day);
         r.take("cloud.retry_max", &mut self.retry_max);
         file_exists(r, "cloud.ca", self.ca.as_deref());
+        file_exists(r, "cloud.password_file", self.password_file.as_deref());
+        file_exists(r, "cloud.token_file", self.token_file.as_deref());
+        if self.password_file.is_some() != self.username.is_some() {
+            r.fault("cloud.username", "a user name and its `password_file` belong together");
+        }
+        if self.token_file.is_some() && self.username.is_some() {
+            r.fault("cloud.token_file", "set a token or a user name, not both");
+        }
         let url = self.url.as_deref().map(reqwest::Url::parse);
         match url {
             Some(Err(error)) => r.fault("cloud.url", format!("not a URL: {error}")),
@@ -564,6 +800,50 @@ impl Cloud {
             }
             _ => {}
         }
+    }
+}
+
+impl Bearer {
+    fn take(&mut self, r: &mut Reader) {
+        r.take("bearer.command", &mut self.command);
+        r.take("bearer.encoding", &mut self.encoding);
+        r.take("bearer.after", &mut self.after);
+        r.take("bearer.timeout", &mut self.timeout);
+        r.take("bearer.per_day", &mut self.per_day);
+        file_exists(r, "bearer.command", self.command.as_deref());
+        if self.after < Duration::from_millis(100) {
+            r.fault("bearer.after", "expected at least \"100ms\"");
+        }
+        if !(1..=3_600).contains(&self.timeout.as_secs()) {
+            r.fault("bearer.timeout", "expected \"1s\" to \"1h\"");
+        }
+    }
+}
+
+impl Ring {
+    fn take(&mut self, r: &mut Reader) {
+        r.take("ring.keep", &mut self.keep);
+        r.take("ring.max", &mut self.max);
+        r.take("ring.dir", &mut self.dir);
+        if self.keep > Duration::from_secs(30 * 86_400) {
+            r.fault("ring.keep", "expected at most \"30d\"");
+        }
+    }
+}
+
+impl Canary {
+    fn take(&mut self, r: &mut Reader) {
+        r.take("canary.every", &mut self.every);
+        r.take("canary.first", &mut self.first);
+        if !self.every.is_zero() && self.every < Duration::from_secs(20) {
+            r.fault("canary.every", "expected \"20s\" or more, or \"0s\" for none");
+        }
+    }
+}
+
+impl Page {
+    fn take(&mut self, r: &mut Reader) {
+        r.take("page.listen", &mut self.listen);
     }
 }
 
@@ -592,6 +872,7 @@ impl Log {
     fn take(&mut self, r: &mut Reader) {
         r.take("log.level", &mut self.level);
         r.take("log.format", &mut self.format);
+        r.take("log.keep", &mut self.keep);
         if let Err(error) = self.level.parse::<tracing_subscriber::EnvFilter>() {
             r.fault("log.level", format!("not a log filter: {error}"));
         }

@@ -14,6 +14,9 @@ use toml::de::{DeTable, DeValue};
 /// Prefix of environment variables that override the file: `ECOSIGHT__SECTION__KEY`.
 pub const ENVIRONMENT_PREFIX: &str = "ECOSIGHT__";
 
+/// Parts of the names of settings whose values are shown to nobody.
+const SECRETS: [&str; 5] = ["username", "password", "token", "secret", "code"];
+
 /// A written value.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Value {
@@ -130,6 +133,20 @@ impl Reader {
                 slot.insert(key[prefix.len()..].to_owned(), value);
             }
         }
+    }
+
+    /// Every setting as `key = value  # place`; what may be a secret is hidden.
+    pub(super) fn lines(&self) -> Vec<String> {
+        let hidden = |key: &str| {
+            let leaf = key.rsplit('.').next().unwrap_or(key);
+            // Files that hold a secret are named, not shown.
+            !leaf.ends_with("_file") && SECRETS.iter().any(|secret| leaf.contains(secret))
+        };
+        let line = |(key, setting): (&String, &Setting)| {
+            let value = if hidden(key) { "(hidden)".to_owned() } else { setting.value.to_string() };
+            format!("{key} = {value}  # {}", setting.place)
+        };
+        self.settings.iter().map(line).collect()
     }
 
     /// Notes that the value of `key` cannot be.
@@ -289,6 +306,14 @@ impl FromValue for u32 {
     }
 }
 
+/// A duration as settings write it, such as "90min".
+///
+/// # Errors
+/// What is expected instead.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    Duration::from_value(&Value::Raw(text.to_owned()))
+}
+
 impl FromValue for Duration {
     fn from_value(value: &Value) -> Result<Self, String> {
         let units = [("ms", 0.001), ("min", 60.0), ("s", 1.0), ("h", 3_600.0), ("d", 86_400.0)];
@@ -350,6 +375,12 @@ impl FromValue for Slug {
 impl FromValue for DeviceId {
     fn from_value(value: &Value) -> Result<Self, String> {
         parsed(value, "a UUID in quotes")
+    }
+}
+
+impl FromValue for std::net::SocketAddr {
+    fn from_value(value: &Value) -> Result<Self, String> {
+        parsed(value, "an address with port in quotes such as \"127.0.0.1:8090\"")
     }
 }
 

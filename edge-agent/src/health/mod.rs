@@ -3,16 +3,23 @@
 
 mod histogram;
 mod host;
+mod live;
 mod report;
 
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use ecosight_models::{Scores, Window};
 use ecosight_shared::SourceState;
+use ecosight_shared::json::BudgetReport;
+
+use crate::sound_check::Fault;
+use crate::trace::EventRow;
 
 pub use histogram::Histogram;
 pub use host::{cpu_temperature_dc, free_bytes};
+pub use live::{BANDS, Live};
 pub use report::Reporter;
 
 /// Counters since the agent started.
@@ -29,6 +36,15 @@ pub struct Health {
     gaps: AtomicU32,
     clips_given_up: AtomicU64,
     minute: Mutex<Minute>,
+    /// What is wrong with sound that does arrive.
+    faults: Mutex<Vec<Fault>>,
+    budgets: Mutex<Vec<BudgetReport>>,
+    live: Mutex<Live>,
+    /// Counts what is worth telling at once.
+    news: AtomicU64,
+    connected: AtomicBool,
+    clip_bytes_today: AtomicU64,
+    borne: AtomicU64,
 }
 
 /// What is reported per interval.
@@ -67,6 +83,13 @@ impl Default for Health {
             gaps: AtomicU32::new(0),
             clips_given_up: AtomicU64::new(0),
             minute: Mutex::new(Minute::default()),
+            faults: Mutex::default(),
+            budgets: Mutex::default(),
+            live: Mutex::default(),
+            news: AtomicU64::new(0),
+            connected: AtomicBool::new(false),
+            clip_bytes_today: AtomicU64::new(0),
+            borne: AtomicU64::new(0),
         }
     }
 }
@@ -74,21 +97,137 @@ impl Default for Health {
 impl Health {
     /// The source changed its state.
     pub fn set_source(&self, state: SourceState) {
-        self.source.store(state as u8, Ordering::Relaxed);
+        if self.source.swap(state as u8, Ordering::Relaxed) != state as u8 {
+            self.news.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
-    /// State of the source.
+    /// State of the source: healthy only if what arrives also sounds like a microphone.
     #[must_use]
     pub fn source(&self) -> SourceState {
-        const STATES: [SourceState; 5] = [
+        const STATES: [SourceState; 6] = [
             SourceState::Starting,
             SourceState::Healthy,
             SourceState::Recovering,
             SourceState::Failed,
             SourceState::Ended,
+            SourceState::Escalated,
         ];
         let stored = self.source.load(Ordering::Relaxed);
-        STATES.into_iter().find(|s| *s as u8 == stored).unwrap_or(SourceState::Failed)
+        let state = STATES.into_iter().find(|s| *s as u8 == stored).unwrap_or(SourceState::Failed);
+        let alarmed = state == SourceState::Healthy && !lock(&self.faults).is_empty();
+        if alarmed { SourceState::Alarmed } else { state }
+    }
+
+    /// The test of the microphone found these faults now.
+    pub fn set_faults(&self, faults: Vec<Fault>) {
+        let names: Vec<&str> = faults.iter().map(|fault| fault.name()).collect();
+        if let Some(worst) = faults.first() {
+            let remedy = worst.remedy();
+            tracing::error!(faults = names.join(", "), remedy, "the microphone does not hear well");
+        } else {
+            tracing::info!("the microphone hears well again");
+        }
+        *lock(&self.faults) = faults;
+        self.news.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// What is wrong with the sound that arrives.
+    #[must_use]
+    pub fn faults(&self) -> Vec<Fault> {
+        lock(&self.faults).clone()
+    }
+
+    /// What the false-alarm budget does now.
+    pub fn set_budgets(&self, budgets: Vec<BudgetReport>) {
+        let mut known = lock(&self.budgets);
+        for budget in &budgets {
+            let before = known.iter().find(|other| other.class == budget.class);
+            if before.is_some_and(|before| before.state != budget.state) {
+                self.news.fetch_add(1, Ordering::Relaxed);
+                let (class, per_week) = (&budget.class, budget.per_week);
+                if budget.state == "cannot" {
+                    tracing::warn!(
+                        class,
+                        per_week,
+                        expected_per_week = budget.expected_per_week,
+                        "the false-alarm budget cannot be met here: the highest sensible threshold \
+                         is in use"
+                    );
+                }
+            }
+        }
+        *known = budgets;
+    }
+
+    /// The same, to be told.
+    #[must_use]
+    pub fn budgets(&self) -> Vec<BudgetReport> {
+        lock(&self.budgets).clone()
+    }
+
+    /// Sound came.
+    pub fn heard(&self, samples: &[f32]) {
+        lock(&self.live).heard(samples);
+    }
+
+    /// A window was judged.
+    pub fn window(&self, window: &Window, scores: &Scores) {
+        lock(&self.live).window(window, scores);
+    }
+
+    /// An event was confirmed.
+    pub fn event(&self, event: &EventRow) {
+        lock(&self.live).event(event);
+    }
+
+    /// Looks at the newest sound.
+    pub fn look<T>(&self, look: impl FnOnce(&Live) -> T) -> T {
+        look(&lock(&self.live))
+    }
+
+    /// Something else is worth telling at once.
+    pub fn tell_news(&self) {
+        self.news.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The broker accepted, or is gone.
+    pub fn set_connected(&self, connected: bool) {
+        self.connected.store(connected, Ordering::Relaxed);
+    }
+
+    /// Whether there is a broker.
+    #[must_use]
+    pub fn is_connected(&self) -> bool {
+        self.connected.load(Ordering::Relaxed)
+    }
+
+    /// So many bytes of clips were sent today.
+    pub fn set_clip_bytes_today(&self, bytes: u64) {
+        self.clip_bytes_today.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Bytes of clips sent today.
+    #[must_use]
+    pub fn clip_bytes_today(&self) -> u64 {
+        self.clip_bytes_today.load(Ordering::Relaxed)
+    }
+
+    /// The bearer sent an alert.
+    pub fn borne(&self) {
+        self.borne.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Alerts that the bearer sent since the start.
+    #[must_use]
+    pub fn borne_so_far(&self) -> u64 {
+        self.borne.load(Ordering::Relaxed)
+    }
+
+    /// A number that changes with everything that is worth telling at once.
+    #[must_use]
+    pub fn news(&self) -> u64 {
+        self.news.load(Ordering::Relaxed)
     }
 
     /// The source was read, and brought so many samples.
@@ -169,8 +308,12 @@ impl Health {
         std::mem::take(&mut *self.minute())
     }
 
-    fn minute(&self) -> std::sync::MutexGuard<'_, Minute> {
-        // Counters stay usable whatever happened to the thread that held them.
-        self.minute.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    fn minute(&self) -> MutexGuard<'_, Minute> {
+        lock(&self.minute)
     }
+}
+
+/// What is counted stays usable whatever happened to the thread that held it.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

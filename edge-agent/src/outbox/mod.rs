@@ -43,7 +43,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::clip::ClipFile;
 
-pub use store::FILE;
+pub use store::{FILE, Survey, survey};
 
 /// How urgently a record is sent, and how late it is given up. Smaller is more urgent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -366,6 +366,19 @@ impl Outbox {
     /// See [`OutboxError`].
     pub async fn clips(&self) -> Result<Vec<ClipRow>, OutboxError> {
         self.ask(|reply| writer::Request::Clips { reply }).await
+    }
+
+    /// Adds a clip that no event of the outbox brought; nothing if its id is known.
+    ///
+    /// # Errors
+    /// See [`OutboxError`].
+    pub async fn add_clip(
+        &self,
+        clip: ClipRow,
+        priority: Priority,
+        created_us: i64,
+    ) -> Result<(), OutboxError> {
+        self.ask(|reply| writer::Request::AddClip { clip, priority, created_us, reply }).await
     }
 
     /// Forgets a clip: uploaded, lost or evicted. The file is the caller's to remove, after this.

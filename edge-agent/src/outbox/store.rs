@@ -7,6 +7,7 @@ use ecosight_shared::{
     ClipFormat, DeviceId, Envelope, EventId, Header, MAX_ENVELOPE_LEN, Message, RecordId, SeqRange,
     TimeQuality,
 };
+use serde::Serialize;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteRow};
 use sqlx::{Connection, Row as _};
 use uuid::Uuid;
@@ -430,6 +431,44 @@ fn move_aside(path: &Path, aside: &Path) -> Result<()> {
     }
     ecosight_models::durable::sync_folder_of(path)
         .map_err(|source| OutboxError::Aside { path: path.into(), source })
+}
+
+/// What an outbox holds, seen from outside, also while the station runs.
+#[derive(Debug, Default, Serialize)]
+pub struct Survey {
+    /// Records by kind: 1 alert, 2 detection, 3 telemetry.
+    pub records: std::collections::BTreeMap<i64, i64>,
+    /// Clips that wait for upload.
+    pub clips: i64,
+    /// Alerts whose detection is still to come.
+    pub open_events: i64,
+    /// Why it could not be looked at.
+    pub problem: Option<String>,
+}
+
+/// Looks at the outbox in `data_dir`.
+pub async fn survey(data_dir: &Path) -> Survey {
+    let mut survey = Survey::default();
+    if let Err(error) = look(&data_dir.join(FILE), &mut survey).await {
+        survey.problem = Some(error.to_string());
+    }
+    survey
+}
+
+async fn look(path: &Path, survey: &mut Survey) -> sqlx::Result<()> {
+    let options = SqliteConnectOptions::new().filename(path).create_if_missing(false);
+    let mut connection = SqliteConnection::connect_with(&options).await?;
+    let rows = sqlx::query("SELECT kind, count(*) AS n FROM records GROUP BY kind")
+        .fetch_all(&mut connection)
+        .await?;
+    for row in rows {
+        survey.records.insert(row.try_get("kind")?, row.try_get("n")?);
+    }
+    survey.clips =
+        sqlx::query_scalar("SELECT count(*) FROM clips").fetch_one(&mut connection).await?;
+    survey.open_events =
+        sqlx::query_scalar("SELECT count(*) FROM open_events").fetch_one(&mut connection).await?;
+    connection.close().await
 }
 
 /// Reads what can be read of a damaged file: whole rows up to the first that fails, from either

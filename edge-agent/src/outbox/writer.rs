@@ -21,6 +21,7 @@ const GROUP: usize = 64;
 pub(super) enum Request {
     Append { records: Vec<Stamped>, position: Option<ReplayPosition>, reply: Reply<Vec<Written>> },
     Release { ranges: Vec<SeqRange>, reply: Reply<u64> },
+    AddClip { clip: ClipRow, priority: Priority, created_us: i64, reply: Reply<()> },
     ForgetClip { event: EventId, reply: Reply<()> },
     Next { priority: Priority, after: i64, limit: usize, reply: Reply<Vec<Row>> },
     Rows { ids: Vec<i64>, reply: Reply<Vec<Row>> },
@@ -32,7 +33,13 @@ pub(super) enum Request {
 
 impl Request {
     fn writes(&self) -> bool {
-        matches!(self, Self::Append { .. } | Self::Release { .. } | Self::ForgetClip { .. })
+        matches!(
+            self,
+            Self::Append { .. }
+                | Self::Release { .. }
+                | Self::AddClip { .. }
+                | Self::ForgetClip { .. }
+        )
     }
 }
 
@@ -59,7 +66,7 @@ struct Done {
 enum Answer {
     Written(Vec<Written>),
     Removed(u64),
-    Forgotten,
+    Done,
 }
 
 pub(super) async fn run(
@@ -182,9 +189,13 @@ impl Writer {
                 }
                 Answer::Removed(removed)
             }
+            Request::AddClip { clip, priority, created_us, .. } => {
+                self.store.insert_clip(clip, *priority, *created_us).await?;
+                Answer::Done
+            }
             Request::ForgetClip { event, .. } => {
                 self.store.forget_clip(*event).await?;
-                Answer::Forgotten
+                Answer::Done
             }
             // Reads never come here.
             _ => return Ok(()),
@@ -297,7 +308,10 @@ impl Writer {
             Request::Level { reply } => {
                 let _ = reply.send(self.level().await);
             }
-            Request::Append { .. } | Request::Release { .. } | Request::ForgetClip { .. } => {}
+            Request::Append { .. }
+            | Request::Release { .. }
+            | Request::AddClip { .. }
+            | Request::ForgetClip { .. } => {}
         }
     }
 
@@ -338,10 +352,10 @@ impl Request {
             (Self::Release { reply, .. }, Err(error)) => {
                 let _ = reply.send(Err(error));
             }
-            (Self::ForgetClip { reply, .. }, Ok(Answer::Forgotten)) => {
+            (Self::ForgetClip { reply, .. } | Self::AddClip { reply, .. }, Ok(Answer::Done)) => {
                 let _ = reply.send(Ok(()));
             }
-            (Self::ForgetClip { reply, .. }, Err(error)) => {
+            (Self::ForgetClip { reply, .. } | Self::AddClip { reply, .. }, Err(error)) => {
                 let _ = reply.send(Err(error));
             }
             _ => {}

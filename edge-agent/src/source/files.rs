@@ -74,7 +74,8 @@ impl Files {
             }
             Err(error) if self.single => Err(error),
             Err(error) => {
-                tracing::warn!(%error, "recording passed over");
+                let problem = format!("{:#}", anyhow::Error::new(error));
+                tracing::warn!(problem, "recording passed over");
                 self.item += 1;
                 self.skip = 0;
                 Ok(Read::Nothing)
@@ -134,12 +135,18 @@ fn list(config: &config::Source) -> Result<Vec<PathBuf>, SourceError> {
         fs::metadata(path).map_err(unreadable)?;
         return Ok(vec![path.to_owned()]);
     }
-    let mut found = Vec::new();
-    collect(path, &mut found).map_err(unreadable)?;
-    found.sort();
+    let found = recordings(path).map_err(unreadable)?;
     if found.is_empty() {
         return Err(SourceError::Empty { path: path.into() });
     }
+    Ok(found)
+}
+
+/// All recordings below a directory, sorted by path.
+pub(crate) fn recordings(directory: &Path) -> std::io::Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    collect(directory, &mut found)?;
+    found.sort();
     Ok(found)
 }
 

@@ -4,8 +4,10 @@
 //! microphone works is decided by the frames that arrive, never by the driver's reports: a
 //! driver may fail without a word, or report an overrun from which it has already recovered.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use cpal::traits::{DeviceTrait, HostTrait, StreamTrait};
@@ -15,7 +17,8 @@ use ecosight_models::audio::Resampler;
 use ecosight_shared::SourceState;
 use rtrb::{Consumer, Producer, RingBuffer};
 
-use super::{Read, Source, SourceError};
+use super::supervision::Supervision;
+use super::{Read, Source, SourceError, usb};
 use crate::config;
 use crate::health::Health;
 
@@ -23,10 +26,9 @@ use crate::health::Health;
 const RING: Duration = Duration::from_secs(10);
 /// Without a frame for this long the stream is opened anew.
 const DEAF_AFTER: Duration = Duration::from_secs(3);
-/// Pauses between attempts to open: doubled from the first to the last.
-const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
-/// After so many failures in a row a person is needed; attempts go on.
-const HOPELESS: u32 = 10;
+/// Streams of vanished devices that hang while they are closed, each with a thread: then only a new
+/// process helps.
+const HANGING_MAX: usize = 3;
 /// One read waits this long for frames.
 const NAP: Duration = Duration::from_millis(50);
 
@@ -37,7 +39,8 @@ pub struct Microphone {
     channels: Option<u32>,
     health: Arc<Health>,
     open: Option<Open>,
-    failures: u32,
+    supervision: Supervision,
+    closing: Vec<JoinHandle<()>>,
     retry_at: Instant,
     /// When sound was last heard, to count what a pause cost.
     deaf_since: Option<Instant>,
@@ -64,7 +67,8 @@ impl Microphone {
             channels: config.channels,
             health,
             open: None,
-            failures: 0,
+            supervision: Supervision::default(),
+            closing: Vec::new(),
             retry_at: Instant::now(),
             deaf_since: None,
         }
@@ -95,19 +99,15 @@ impl Microphone {
                 Read::Gap { lost }
             }
             Err(problem) => {
-                self.failures += 1;
-                let factor = 1_u32 << self.failures.saturating_sub(1).min(5);
-                let pause = (RETRY.0 * factor).min(RETRY.1);
+                let (state, pause) = self.supervision.failed();
                 self.retry_at = now + pause;
                 self.deaf_since.get_or_insert(now);
-                let hopeless = self.failures >= HOPELESS;
-                let state = if hopeless { SourceState::Failed } else { SourceState::Recovering };
                 self.health.set_source(state);
-                let (failures, retry_in_s) = (self.failures, pause.as_secs());
-                if hopeless {
-                    tracing::error!(problem, failures, retry_in_s, "cannot open the microphone");
-                } else {
+                let (failures, retry_in_s) = (self.supervision.failures(), pause.as_secs());
+                if state == SourceState::Recovering {
                     tracing::warn!(problem, failures, retry_in_s, "cannot open the microphone");
+                } else {
+                    tracing::error!(problem, failures, retry_in_s, "cannot open the microphone");
                 }
                 Read::Nothing
             }
@@ -120,13 +120,19 @@ impl Microphone {
         if let Some(open) = self.open.take() {
             self.deaf_since.get_or_insert(open.last_frame);
             let dropper = std::thread::Builder::new().name("microphone-close".into());
-            let _ = dropper.spawn(move || drop(open.stream));
+            self.closing.extend(dropper.spawn(move || drop(open.stream)));
         }
     }
 }
 
 impl Source for Microphone {
     fn read(&mut self, out: &mut Vec<f32>) -> Result<Read, SourceError> {
+        if self.open.is_none() {
+            self.closing.retain(|closing| !closing.is_finished());
+            if self.closing.len() > HANGING_MAX {
+                return Err(SourceError::Hanging);
+            }
+        }
         let Some(open) = &mut self.open else { return Ok(self.reopen()) };
         let dropped = open.dropped.load(Ordering::Relaxed);
         if dropped > open.seen_dropped {
@@ -156,7 +162,7 @@ impl Source for Microphone {
             chunk.commit_all();
         }
         open.last_frame = Instant::now();
-        self.failures = 0;
+        self.supervision.heard();
         self.health.set_source(SourceState::Healthy);
         Ok(if out.is_empty() { Read::Nothing } else { Read::Sound })
     }
@@ -176,8 +182,11 @@ fn open(device: Option<&str>, rate: Option<u32>, channels: Option<u32>) -> Resul
              `arecord -l` lists it",
         )?,
         Some(name) => {
+            let card = name.strip_prefix(usb::PREFIX);
+            let card = card.map(|serial| usb::card(serial, Path::new(usb::SOUND_CLASS)));
+            let name = card.transpose()?.unwrap_or_else(|| name.to_owned());
             let full =
-                if name.starts_with("alsa:") { name.to_owned() } else { format!("alsa:{name}") };
+                if name.starts_with("alsa:") { name.clone() } else { format!("alsa:{name}") };
             let id = full.parse().map_err(|e| format!("source.device \"{name}\": {e}"))?;
             host.device_by_id(&id).ok_or_else(|| {
                 format!("no microphone \"{name}\"; `arecord -L` lists the names there are")

@@ -8,6 +8,8 @@ mod microphone;
 mod pace;
 mod scene;
 mod stdin;
+mod supervision;
+pub mod usb;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -18,10 +20,12 @@ use crate::config::{self, SourceKind, Speed};
 use crate::health::Health;
 
 pub use files::Files;
+pub(crate) use files::recordings;
 pub use microphone::Microphone;
 pub use pace::Paced;
 pub use scene::Scenery;
 pub use stdin::RawPcm;
+pub use supervision::Supervision;
 
 /// Where sound comes from.
 pub trait Source: Send {
@@ -68,7 +72,7 @@ pub struct Begin {
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {
     /// A file or directory is not there, or not readable.
-    #[error("cannot read {path}: {source}")]
+    #[error("cannot read {path}")]
     Unreadable {
         /// Which.
         path: PathBuf,
@@ -76,13 +80,16 @@ pub enum SourceError {
         source: std::io::Error,
     },
     /// Not sound, or damaged.
-    #[error("cannot decode {path}: {source}")]
+    #[error("cannot decode {path}")]
     Undecodable {
         /// Which file.
         path: PathBuf,
         /// What the decoder said.
         source: AudioError,
     },
+    /// The driver does not let go of streams that are gone: a new process is needed.
+    #[error("the sound driver hangs; the agent must be started again")]
+    Hanging,
     /// A directory without a single recording.
     #[error("no recordings (.wav, .flac, .ogg, .mp3) below {path}")]
     Empty {
@@ -93,10 +100,10 @@ pub enum SourceError {
     #[error("source.path is not set")]
     NoPath,
     /// A rate or channel count that cannot be resampled.
-    #[error("cannot resample: {0}")]
+    #[error("cannot resample")]
     Format(#[source] AudioError),
     /// Standard input failed.
-    #[error("cannot read standard input: {0}")]
+    #[error("cannot read standard input")]
     Stdin(#[source] std::io::Error),
     /// The scene cannot be synthesised.
     #[error("scene: {0}")]
@@ -113,7 +120,7 @@ fn block(speed: Speed) -> usize {
 }
 
 /// Limits for a station's own recordings: a day at most, so that a forged header is found out.
-fn decode_limits() -> DecodeLimits {
+pub(crate) fn decode_limits() -> DecodeLimits {
     DecodeLimits { max_bytes: 16 << 30, max_seconds: 25.0 * 3_600.0 }
 }
 

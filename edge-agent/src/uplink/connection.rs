@@ -12,6 +12,8 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use crate::config;
+use crate::pull::Command;
+use ecosight_shared::Topic;
 
 /// Messages that the client holds before they are on the network.
 const PIPE: usize = 16;
@@ -49,8 +51,10 @@ pub enum Happening {
         /// Limit of the broker, if it has one.
         max_packet: Option<usize>,
     },
-    /// A message for this station.
+    /// A receipt for this station.
     Receipt(Vec<u8>),
+    /// A command for this station.
+    Command(Command),
     /// It is over.
     Lost(String),
 }
@@ -185,7 +189,16 @@ async fn drive(mut events: EventLoop, tell: mpsc::UnboundedSender<Happening>) {
                 Happening::Connected { max_packet: limit.map(|bytes| bytes as usize) }
             }
             Ok(Event::Incoming(Incoming::Publish(publish))) => {
-                Happening::Receipt(publish.payload.to_vec())
+                let payload = publish.payload.to_vec();
+                let topic = std::str::from_utf8(&publish.topic).unwrap_or_default();
+                match Topic::parse(topic) {
+                    // A broker may hand out what was retained long ago: that is no command now.
+                    Ok(Topic::Command(..)) if publish.retain => continue,
+                    Ok(Topic::Command(_, _, name)) => {
+                        Happening::Command(Command { name: name.to_owned(), payload })
+                    }
+                    _ => Happening::Receipt(payload),
+                }
             }
             Ok(Event::Incoming(Incoming::Disconnect(disconnect))) => {
                 Happening::Lost(format!("the broker disconnects: {:?}", disconnect.reason_code))

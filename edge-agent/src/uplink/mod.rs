@@ -14,16 +14,20 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ecosight_shared::json::{ConnectionState, StatusDocument};
+use ecosight_shared::json::{CommandReply, ConnectionState, StationStatus, StatusDocument};
 use ecosight_shared::{Envelope, Message, Topic};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::{Clock, rfc3339};
+use crate::condition::Teller;
 use crate::config;
+use crate::health::Health;
 use crate::outbox::{Outbox, OutboxError, Priority, Row};
+use crate::pull::Command;
 use crate::recorder::Identity;
+use tokio::sync::mpsc;
 
 pub use backoff::Backoff;
 pub use connection::{ConnectError, Connection, Happening, options};
@@ -36,6 +40,8 @@ pub struct Topics {
     receipt: String,
     alert: String,
     status: String,
+    commands: String,
+    reply: String,
 }
 
 /// The uplink's settings and neighbours.
@@ -48,6 +54,21 @@ pub struct Uplink {
     pub outbox: Outbox,
     /// Its times.
     pub clock: Clock,
+    /// How the station is, for the status.
+    pub teller: Option<Arc<Teller>>,
+    /// Where it says that it is connected, and hears what is worth telling at once.
+    pub health: Arc<Health>,
+    /// Who carries out commands; nothing: they are not subscribed to.
+    pub control: Option<Control>,
+}
+
+/// Commands to whoever carries them out, and what is answered.
+#[derive(Debug)]
+pub struct Control {
+    /// To it.
+    pub commands: mpsc::Sender<Command>,
+    /// From it.
+    pub replies: mpsc::Receiver<CommandReply>,
 }
 
 /// How the uplink is told to end.
@@ -59,6 +80,10 @@ pub struct Ending {
     pub stop: CancellationToken,
 }
 
+/// The status is told again when something changed, but not more often than this...
+const STATUS_PAUSE: Duration = Duration::from_secs(5);
+/// ...and anyway after this.
+const STATUS_EVERY: Duration = Duration::from_secs(900);
 /// How often overdue receipts are looked for.
 const TICK: Duration = Duration::from_millis(500);
 /// How long the last word may take.
@@ -84,6 +109,8 @@ impl Topics {
             receipt: Topic::Receipt(site, device).to_string(),
             alert: Topic::Alert(site, device).to_string(),
             status: Topic::Status(site, device).to_string(),
+            commands: Topic::Command(site, device, "+").to_string(),
+            reply: Topic::Reply(site, device).to_string(),
         }
     }
 }
@@ -152,7 +179,11 @@ impl Uplink {
             model: identity.model.clone(),
             location: identity.location,
         };
-        serde_json::to_vec(&document).map_err(UplinkError::Status)
+        // A last will is written when the connection is made: of later it knows nothing.
+        let online = state == ConnectionState::Online;
+        let health = self.teller.as_ref().filter(|_| online).map(|teller| teller.health());
+        let status = StationStatus { status: document, health };
+        serde_json::to_vec(&status).map_err(UplinkError::Status)
     }
 }
 
@@ -176,6 +207,7 @@ enum Published {
     Envelope(Key),
     Document(Key),
     Status,
+    Reply,
 }
 
 type Notices = FuturesUnordered<
@@ -201,12 +233,15 @@ impl Sender {
             happening = connection.next() => match happening {
                 Happening::Connected { max_packet } => max_packet,
                 Happening::Lost(problem) => return Ok(End::Lost(problem)),
-                Happening::Receipt(_) => None,
+                Happening::Receipt(_) | Happening::Command(_) => None,
             },
         };
         tracing::info!(broker = self.uplink.config.url, "connected to the broker");
         self.flight.connected();
-        let end = self.send(&mut connection, limit, ending, backoff).await?;
+        self.uplink.health.set_connected(true);
+        let end = self.send(&mut connection, limit, ending, backoff).await;
+        self.uplink.health.set_connected(false);
+        let end = end?;
         match end {
             End::Lost(problem) => {
                 if let Some((boot, seq)) = self.flight.lost() {
@@ -235,13 +270,17 @@ impl Sender {
         if let Err(problem) = connection.subscribe(&self.topics.receipt).await {
             return Ok(End::Lost(problem));
         }
-        let mut notices = Notices::new();
-        let online = self.uplink.status(ConnectionState::Online)?;
-        let sent = connection.publish(&self.topics.status, online, true).await;
-        match sent {
-            Ok(notice) => notices.push(watch(Published::Status, notice)),
-            Err(problem) => return Ok(End::Lost(problem)),
+        if self.uplink.control.is_some()
+            && let Err(problem) = connection.subscribe(&self.topics.commands).await
+        {
+            return Ok(End::Lost(problem));
         }
+        let mut notices = Notices::new();
+        let mut news = self.uplink.health.news();
+        if let Err(problem) = self.say_online(connection, &mut notices).await? {
+            return Ok(End::Lost(problem));
+        }
+        let mut told_at = Instant::now();
         let outbox = self.uplink.outbox.clone();
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -267,8 +306,16 @@ impl Sender {
                         self.receipt(&bytes).await?;
                         look = true;
                     }
+                    Happening::Command(command) => self.command(command),
                     Happening::Lost(problem) => return Ok(End::Lost(problem)),
                 },
+                Some(reply) = next_reply(&mut self.uplink.control) => {
+                    let json = serde_json::to_vec(&reply).map_err(UplinkError::Status)?;
+                    match connection.publish(&self.topics.reply, json, false).await {
+                        Ok(notice) => notices.push(watch(Published::Reply, notice)),
+                        Err(problem) => return Ok(End::Lost(problem)),
+                    }
+                }
                 Some((what, outcome)) = notices.next() => {
                     // Proof that the broker takes what it is sent.
                     backoff.reset();
@@ -277,12 +324,39 @@ impl Sender {
                 }
                 () = outbox.written() => look = true,
                 _ = ticks.tick() => {
+                    let latest = self.uplink.health.news();
+                    let old = told_at.elapsed() >= STATUS_EVERY && self.uplink.teller.is_some();
+                    if (latest != news && told_at.elapsed() >= STATUS_PAUSE) || old {
+                        (news, told_at) = (latest, Instant::now());
+                        if let Err(problem) = self.say_online(connection, &mut notices).await? {
+                            return Ok(End::Lost(problem));
+                        }
+                    }
                     let overdue = self.flight.overdue(self.started.elapsed());
                     if let Err(problem) = self.send_again(overdue, connection, &mut notices).await? {
                         return Ok(End::Lost(problem));
                     }
                 }
             }
+        }
+    }
+
+    async fn say_online(
+        &self,
+        connection: &Connection,
+        notices: &mut Notices,
+    ) -> Result<Result<(), String>, UplinkError> {
+        let online = self.uplink.status(ConnectionState::Online)?;
+        Ok(connection.publish(&self.topics.status, online, true).await.map(|notice| {
+            notices.push(watch(Published::Status, notice));
+        }))
+    }
+
+    /// Hands a command on; one that finds no room is answered by nobody and comes again.
+    fn command(&self, command: Command) {
+        let Some(control) = &self.uplink.control else { return };
+        if control.commands.try_send(command).is_err() {
+            tracing::warn!("a command is passed over: too many wait");
         }
     }
 
@@ -386,7 +460,7 @@ impl Sender {
             (Published::Document(key), Ok(())) => {
                 self.shown.insert(key);
             }
-            (Published::Document(_) | Published::Status, _) => {}
+            (Published::Document(_) | Published::Status | Published::Reply, _) => {}
         }
     }
 
@@ -409,6 +483,9 @@ impl Sender {
         match self.uplink.outbox.release(receipt.ranges.to_vec()).await {
             Ok(removed) => {
                 tracing::debug!(removed, "receipt");
+                if let Some(teller) = &self.uplink.teller {
+                    teller.receipted(&receipt.ranges);
+                }
                 self.flight.receipted(&receipt.ranges);
                 Ok(())
             }
@@ -442,6 +519,17 @@ impl Sender {
             Ok(Err(problem)) => tracing::warn!(problem, "no farewell to the broker"),
             Err(_) => tracing::warn!("the broker did not take the farewell in time"),
         }
+    }
+}
+
+/// The next answer to a command; never, where there are none.
+async fn next_reply(control: &mut Option<Control>) -> Option<CommandReply> {
+    match control {
+        Some(control) => match control.replies.recv().await {
+            Some(reply) => Some(reply),
+            None => std::future::pending().await,
+        },
+        None => std::future::pending().await,
     }
 }
 

@@ -2,15 +2,18 @@
 
 use std::time::Duration;
 
-use ecosight_agent::clip::{Extent, Ring, encode, save, sweep, to_pcm};
+use ecosight_agent::clip::{
+    Extent, Recording, Ring, encode, encode_with, guano, save, sweep, to_pcm,
+};
 use ecosight_agent::config;
+use ecosight_agent::hearing::Onset;
 use ecosight_models::audio::{AudioReader, DecodeLimits};
-use ecosight_shared::ClipFormat;
+use ecosight_shared::{ClipFormat, TimeQuality};
 use proptest::prelude::*;
 use sha2::{Digest, Sha256};
 use tempfile::tempdir;
 
-use crate::support::Random;
+use crate::support::{Random, START_US, identity};
 
 const LIMITS: DecodeLimits = DecodeLimits { max_bytes: 1 << 30, max_seconds: 1e4 };
 
@@ -95,7 +98,9 @@ proptest! {
         prop_assert_eq!(ring.end(), position);
         let oldest = position.saturating_sub(capacity as u64).max(begin);
         let expected: Vec<i16> = (from.max(oldest)..(from + len).min(position)).map(value).collect();
-        prop_assert_eq!(ring.cut(from, from + len), expected);
+        let (first, cut) = ring.cut(from, from + len);
+        prop_assert_eq!(first, from.clamp(oldest, position));
+        prop_assert_eq!(cut, expected);
     }
 }
 
@@ -127,7 +132,7 @@ fn a_clip_spans_five_seconds_before_and_after_and_is_bounded() {
 fn a_saved_clip_is_what_its_reference_says_and_nothing_is_left_beside_it() {
     let directory = tempdir().expect("a directory");
     let samples = shot(48_000);
-    let clip = save(directory.path(), "gun_shot-1", &samples).expect("saved");
+    let clip = save(directory.path(), "gun_shot-1", &samples, "").expect("saved");
     let bytes = std::fs::read(directory.path().join(&clip.name)).expect("there");
     assert_eq!(clip.name, "gun_shot-1.flac");
     assert_eq!(clip.reference.bytes as usize, bytes.len());
@@ -140,16 +145,18 @@ fn a_saved_clip_is_what_its_reference_says_and_nothing_is_left_beside_it() {
 #[test]
 fn a_clip_that_cannot_be_written_leaves_nothing() {
     let directory = tempdir().expect("a directory");
-    let missing = directory.path().join("gone");
-    assert!(save(&missing, "gun_shot-1", &shot(100)).is_err());
-    assert_eq!(std::fs::read_dir(directory.path()).expect("reads").count(), 0);
+    // Below a file nothing can be made, whoever asks.
+    let file = directory.path().join("file");
+    std::fs::OpenOptions::new().create_new(true).write(true).open(&file).expect("made");
+    assert!(save(&file, "gun_shot-1", &shot(100), "").is_err());
+    assert_eq!(std::fs::read_dir(directory.path()).expect("reads").count(), 1);
 }
 
 #[test]
 fn the_sweep_removes_what_no_row_names() {
     let directory = tempdir().expect("a directory");
-    let kept = save(directory.path(), "a", &shot(100)).expect("saved").name;
-    save(directory.path(), "b", &shot(100)).expect("saved");
+    let kept = save(directory.path(), "a", &shot(100), "").expect("saved").name;
+    save(directory.path(), "b", &shot(100), "").expect("saved");
     std::fs::OpenOptions::new()
         .create_new(true)
         .write(true)
@@ -161,4 +168,40 @@ fn the_sweep_removes_what_no_row_names() {
         .map(|entry| entry.expect("reads").file_name().into_string().expect("UTF-8"))
         .collect();
     assert_eq!(left, [kept]);
+}
+
+#[test]
+fn a_clip_says_of_itself_what_guano_says_and_sounds_the_same() {
+    let samples = shot(48_000);
+    let recording = Recording {
+        samples: samples.clone(),
+        time: Onset { unix_us: START_US, quality: TimeQuality::Network },
+        redacted: vec![(16_000, 24_000)],
+    };
+    let onset = Onset { unix_us: START_US + 1_500_000, quality: TimeQuality::Network };
+    let text = guano::of_event(&identity(), &recording, "gun_shot", 0.97, onset);
+    for line in [
+        "GUANO|Version: 1.0",
+        "Timestamp: 2026-03-01T18:00:00.000Z",
+        "Length: 3.000",
+        "Samplerate: 16000",
+        "EcoSight|Class: gun_shot",
+        "EcoSight|Score: 0.9700",
+        "EcoSight|Onset Seconds: 1.500",
+        "EcoSight|Time Quality: network",
+        "EcoSight|Speech Removed Seconds: 1.00-1.50",
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line} in\n{text}");
+    }
+    let encoded = encode_with(&samples, &text);
+    assert_eq!(encoded.format, ClipFormat::Flac);
+    let needle = format!("GUANO={text}").into_bytes();
+    assert!(encoded.bytes.windows(needle.len()).any(|part| part == needle));
+    assert_eq!(decoded(&encoded.bytes), samples);
+    // A clip of one sample is no FLAC to every decoder: then the chunk of a WAV says it.
+    let wav = encode_with(&[], &text);
+    assert_eq!(wav.format, ClipFormat::Wav);
+    let riff_len = u32::from_le_bytes(wav.bytes[4..8].try_into().expect("four"));
+    assert_eq!(riff_len as usize + 8, wav.bytes.len());
+    assert_eq!(&wav.bytes[44..48], b"guan");
 }

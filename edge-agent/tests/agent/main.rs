@@ -2,13 +2,25 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test stops where it is wrong")]
 
+mod bearer;
+mod budget;
 mod bundle;
+mod canary;
 mod clips;
+mod clock;
+mod commands;
 mod config;
+mod endurance;
+mod microphone;
 mod outbox;
+mod page;
+mod privacy;
+mod reel;
 mod resume;
 mod sources;
 mod station;
 mod support;
+mod tls;
+mod trace;
 mod uplink;
 mod uploads;

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ecosight_agent::clip::ClipFile;
+use ecosight_agent::clip::Recording;
 use ecosight_agent::clock::Clock;
 use ecosight_agent::config::Config;
 use ecosight_agent::health::Health;
@@ -220,6 +221,55 @@ async fn child_that_is_killed() {
     }
 }
 
+/// A process that writes records and says which it was told are durable.
+pub(crate) struct Child {
+    process: std::process::Child,
+    said: std::thread::JoinHandle<Vec<(u32, u32, u64)>>,
+}
+
+impl Child {
+    /// Starts it on the outbox in `directory` as the start numbered `boot`.
+    pub(crate) fn start(directory: &Path, boot: u32) -> Self {
+        let mut process = Command::new(std::env::current_exe().expect("a path"))
+            .args(["--exact", "outbox::child_that_is_killed", "--ignored", "--nocapture"])
+            .env("OUTBOX_CHILD_DIRECTORY", directory)
+            .env("OUTBOX_CHILD_BOOT", boot.to_string())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("starts");
+        let out = BufReader::new(process.stdout.take().expect("piped"));
+        let said = std::thread::spawn(move || {
+            let lines = out.lines().map_while(Result::ok);
+            let numbers = |line: String| -> Option<(u32, u32, u64)> {
+                let mut words = line.strip_prefix("wrote ")?.split(' ');
+                let mut next = || words.next()?.parse::<u64>().ok();
+                Some((next()? as u32, next()? as u32, next()?))
+            };
+            lines.filter_map(numbers).collect()
+        });
+        Self { process, said }
+    }
+
+    /// Its process id.
+    pub(crate) fn id(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// Kills it; gives boot, number and position of what was durable.
+    fn kill_with_positions(mut self) -> Vec<(u32, u32, u64)> {
+        self.process.kill().expect("killed");
+        self.process.wait().expect("gone");
+        self.said.join().expect("read")
+    }
+
+    /// Kills it; gives boot and number of what was durable.
+    pub(crate) fn kill(self) -> Vec<(u32, u32)> {
+        let said = self.kill_with_positions();
+        said.into_iter().map(|(boot, seq, _)| (boot, seq)).collect()
+    }
+}
+
 #[tokio::test]
 async fn what_was_written_survives_kill_9_at_any_moment() {
     let directory = tempdir().expect("a directory");
@@ -227,28 +277,9 @@ async fn what_was_written_survives_kill_9_at_any_moment() {
     let mut random = Random(seed);
     let mut said: Vec<(u32, u32, u64)> = Vec::new();
     for boot in 1..=8 {
-        let mut child = Command::new(std::env::current_exe().expect("a path"))
-            .args(["--exact", "outbox::child_that_is_killed", "--ignored", "--nocapture"])
-            .env("OUTBOX_CHILD_DIRECTORY", directory.path())
-            .env("OUTBOX_CHILD_BOOT", boot.to_string())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("starts");
-        let out = BufReader::new(child.stdout.take().expect("piped"));
-        let reader = std::thread::spawn(move || {
-            let lines = out.lines().map_while(Result::ok);
-            let numbers = |line: String| -> Option<(u32, u32, u64)> {
-                let mut words = line.strip_prefix("wrote ")?.split(' ');
-                let mut next = || words.next()?.parse::<u64>().ok();
-                Some((next()? as u32, next()? as u32, next()?))
-            };
-            lines.filter_map(numbers).collect::<Vec<_>>()
-        });
+        let child = Child::start(directory.path(), boot);
         std::thread::sleep(Duration::from_millis(150 + random.below(250)));
-        child.kill().expect("killed");
-        child.wait().expect("gone");
-        let lines = reader.join().expect("read");
+        let lines = child.kill_with_positions();
         let last = lines.last().map_or(0, |line| line.2);
         said.extend(lines);
 
@@ -438,7 +469,7 @@ async fn on_a_full_disk_alerts_wait_and_none_is_lost() {
     let health = Arc::new(Health::default());
     let recorder = Recorder::new(
         identity(),
-        Storage { clips, reserve: 0, max_clips: u64::MAX },
+        Storage { clips, reserve: 0, max_clips: u64::MAX, reel: None },
         open.outbox.clone(),
         Arc::clone(&health),
         "test".into(),
@@ -455,7 +486,8 @@ async fn on_a_full_disk_alerts_wait_and_none_is_lost() {
         let event = event(number, 0, number * 160_000, number * 160_000 + 16_000);
         let copy = event.clone();
         tell.send(Heard::Confirmed { event: copy, time }).await.expect("listens");
-        tell.send(Heard::Closed { event, time, samples: vec![1; 16_000] }).await.expect("listens");
+        let recording = Some(Recording { samples: vec![1; 16_000], time, redacted: Vec::new() });
+        tell.send(Heard::Closed { event, time, recording }).await.expect("listens");
         if number == events / 2 {
             // The station hears on while it cannot write.
             tokio::time::sleep(Duration::from_secs(1)).await;

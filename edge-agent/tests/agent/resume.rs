@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
+use ecosight_agent::clip::Recording;
 use ecosight_agent::health::Health;
 use ecosight_agent::hearing::{Heard, Onset, channel};
 use ecosight_agent::outbox::ReplayPosition;
@@ -46,6 +47,10 @@ fn script(random: &mut Random) -> Vec<Scripted> {
     events
 }
 
+fn recording(samples: Vec<i16>, time: Onset) -> Option<Recording> {
+    Some(Recording { samples, time, redacted: Vec::new() })
+}
+
 /// What the listening thread tells of a scripted recording from `begin` on: an event that began
 /// before is heard from there, as a detector would.
 fn tellings(script: &[Scripted], begin: u64) -> Vec<Heard> {
@@ -61,8 +66,8 @@ fn tellings(script: &[Scripted], begin: u64) -> Vec<Heard> {
         };
         let copy = event.clone();
         at.push((event.decided_sample, 0, Heard::Confirmed { event: copy, time }));
-        let samples = vec![scripted.class as i16; 100];
-        at.push((scripted.end + 5 * SECOND, 1, Heard::Closed { event, time, samples }));
+        let recording = recording(vec![scripted.class as i16; 100], time);
+        at.push((scripted.end + 5 * SECOND, 1, Heard::Closed { event, time, recording }));
     }
     if begin > 0 {
         // Taken up in the middle, a station may hear what is none.
@@ -71,7 +76,8 @@ fn tellings(script: &[Scripted], begin: u64) -> Vec<Heard> {
         let time = Onset { unix_us: START_US, quality: TimeQuality::FreeRunning };
         let copy = phantom.clone();
         at.push((phantom.decided_sample, 0, Heard::Confirmed { event: copy, time }));
-        at.push((end + 5 * SECOND, 1, Heard::Closed { event: phantom, time, samples: vec![0; 9] }));
+        let recording = recording(vec![0; 9], time);
+        at.push((end + 5 * SECOND, 1, Heard::Closed { event: phantom, time, recording }));
     }
     let mut sample = begin + 8 * SECOND;
     while sample <= LENGTH {
@@ -101,7 +107,7 @@ async fn run(directory: &Path, boot: u32, script: &[Scripted], survives: Option<
     let begin = resume.begin(&position);
     let clips = directory.join("clips");
     std::fs::create_dir_all(&clips).expect("made");
-    let storage = Storage { clips, reserve: 0, max_clips: u64::MAX };
+    let storage = Storage { clips, reserve: 0, max_clips: u64::MAX, reel: None };
     let recorder = Recorder::new(
         identity(),
         storage,

