@@ -542,7 +542,7 @@ mod tests {
         let expected = details.summed(&net.logits(compression.apply(shaped.view(), &rows).view()));
         let shaping = Shaping { compression: &compression, rooted: Some(&rooted) };
         let written = head_onnx(&net, &details, &shaping);
-        let plan = Plan::prepare(decode_checked(&written[..]).unwrap(), &[1, 5]).unwrap();
+        let plan = Plan::prepare(decode_checked(&written[..]).unwrap(), &[5], 1, None).unwrap();
         for (row, expected) in raw.outer_iter().zip(expected.outer_iter()) {
             let given = plan.run(&row.to_vec()).unwrap();
             for (given, expected) in given[0].iter().zip(expected) {
