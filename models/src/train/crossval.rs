@@ -31,6 +31,14 @@ pub struct Head {
     pub compression: Compression,
 }
 
+/// What one fold gave.
+struct ScoredFold {
+    rows: Vec<usize>,
+    /// Per seed, `[rows, parts]`.
+    logits: Vec<Array2<f32>>,
+    epochs: Vec<usize>,
+}
+
 /// Trains `folds × seeds × views` networks and scores every row by those that did not train on its
 /// fold. With `recipe.patience`, the next fold steers early stopping and is not trained on either.
 /// `progress` hears of finished folds: done and in all.
@@ -47,7 +55,7 @@ pub fn cross_validate(
     progress: &(dyn Fn(usize, usize) + Sync),
 ) -> Result<OutOfFold, FitError> {
     let done = std::sync::atomic::AtomicUsize::new(0);
-    let scored: Vec<(Vec<usize>, Vec<Array2<f32>>, Vec<usize>)> = (0..folds)
+    let scored: Vec<ScoredFold> = (0..folds)
         .into_par_iter()
         .with_max_len(1)
         .map(|fold| {
@@ -79,7 +87,7 @@ pub fn cross_validate(
                 logits.push(mean / views.len() as f32);
             }
             progress(done.fetch_add(1, std::sync::atomic::Ordering::Relaxed) + 1, folds);
-            Ok((test, logits, epochs))
+            Ok(ScoredFold { rows: test, logits, epochs })
         })
         .collect::<Result<_, FitError>>()?;
 
@@ -88,7 +96,7 @@ pub fn cross_validate(
         details: details.clone(),
         epochs: Vec::new(),
     };
-    for (rows, logits, epochs) in scored {
+    for ScoredFold { rows, logits, epochs } in scored {
         for (all, logits) in all.parts.iter_mut().zip(&logits) {
             for (&row, logits) in rows.iter().zip(logits.outer_iter()) {
                 all.row_mut(row).assign(&logits);
