@@ -9,6 +9,7 @@ pub mod durable;
 pub mod eval;
 pub mod features;
 mod fused;
+pub mod heard;
 pub mod logmel;
 mod network_plan;
 pub mod onnx;

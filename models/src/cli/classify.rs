@@ -1,7 +1,5 @@
 //! `ecosight-models classify`
 
-mod report;
-
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Write};
@@ -11,10 +9,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc;
 
 use clap::Args;
-use ecosight_models::audio::{AudioReader, DecodeLimits};
-use ecosight_models::{
-    Classifier, ClassifierOptions, Detector, DetectorOutput, Event, SAMPLE_RATE_HZ, Scores, Window,
-};
+use ecosight_models::audio::DecodeLimits;
+use ecosight_models::heard::{Heard, json_line, paragraph};
+use ecosight_models::{Classifier, ClassifierOptions};
 
 use super::ModelArguments;
 
@@ -37,20 +34,8 @@ pub(crate) struct Arguments {
 const MAX_SECONDS: f64 = 7.0 * 86_400.0;
 /// Largest file: a week of 48 kHz stereo, 16 bit, is 116 GB; a day of it 17 GB.
 const MAX_BYTES: u64 = 128 << 30;
-/// Windows that are judged at once; bounds the memory that one file takes.
-const WINDOWS_AT_ONCE: usize = 32;
 /// Endings of the files that a directory is searched for.
 const ENDINGS: [&str; 6] = ["wav", "flac", "ogg", "oga", "mp3", "wave"];
-
-/// What was heard in one file.
-struct Heard {
-    duration_s: f64,
-    /// Highest score of any window, per class.
-    highest: Vec<f32>,
-    events: Vec<Event>,
-    /// Start and scores of every window, if they were asked for.
-    windows: Vec<(f64, f32, Vec<f32>)>,
-}
 
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let options = ClassifierOptions { audioset: false, batching: true };
@@ -120,9 +105,9 @@ fn print_in_order(
             };
             failed += usize::from(result.is_err());
             if arguments.json {
-                report::json_line(&mut out, classifier.bundle(), path, &result)?;
+                json_line(&mut out, classifier.bundle(), path, &result)?;
             } else {
-                report::paragraph(&mut out, classifier.bundle(), path, &result)?;
+                paragraph(&mut out, classifier.bundle(), path, &result)?;
             }
             out.flush()?;
             due += 1;
@@ -131,70 +116,11 @@ fn print_in_order(
     Ok(failed)
 }
 
-/// The whole of one file through the path of a station.
 fn judge(classifier: &Classifier, path: &Path, keep_windows: bool) -> Result<Heard, String> {
     let limits = DecodeLimits { max_bytes: MAX_BYTES, max_seconds: MAX_SECONDS };
-    let mut reader = AudioReader::open(path, &limits).map_err(|error| error.to_string())?;
-    let mut windower = classifier.windower();
-    let mut detector = Detector::new(&classifier.bundle().detector);
-    let mut heard = Heard {
-        duration_s: 0.0,
-        highest: vec![0.0; classifier.bundle().classes.len()],
-        events: Vec::new(),
-        windows: Vec::new(),
-    };
-    let mut samples = 0_usize;
-    let mut pending: Vec<Window> = Vec::with_capacity(WINDOWS_AT_ONCE);
-    let mut take = |pending: &mut Vec<Window>, heard: &mut Heard| -> Result<(), String> {
-        let scores = classifier.classify(pending).map_err(|error| error.to_string())?;
-        for (window, scores) in pending.iter().zip(&scores) {
-            heard.add(window, scores, keep_windows);
-            heard.close(detector.push(window, scores));
-        }
-        pending.clear();
-        Ok(())
-    };
-    while let Some(block) = reader.next_block().map_err(|error| error.to_string())? {
-        samples += block.len();
-        windower.push(block);
-        while let Some(window) = windower.next_window() {
-            pending.push(window);
-            if pending.len() == WINDOWS_AT_ONCE {
-                take(&mut pending, &mut heard)?;
-            }
-        }
-    }
-    windower.finish();
-    while let Some(window) = windower.next_window() {
-        pending.push(window);
-    }
-    take(&mut pending, &mut heard)?;
-    heard.close(detector.finish());
-    heard.duration_s = samples as f64 / f64::from(SAMPLE_RATE_HZ);
-    Ok(heard)
-}
-
-impl Heard {
-    fn add(&mut self, window: &Window, scores: &Scores, keep: bool) {
-        for (highest, score) in self.highest.iter_mut().zip(&scores.classes) {
-            *highest = highest.max(*score);
-        }
-        if keep {
-            let start_s = seconds(window.start_sample);
-            self.windows.push((start_s, window.level_dbfs, scores.classes.clone()));
-        }
-    }
-
-    fn close(&mut self, outputs: Vec<DetectorOutput>) {
-        self.events.extend(outputs.into_iter().filter_map(|output| match output {
-            DetectorOutput::Closed(event) => Some(event),
-            DetectorOutput::Confirmed(_) => None,
-        }));
-    }
-}
-
-fn seconds(sample: u64) -> f64 {
-    sample as f64 / f64::from(SAMPLE_RATE_HZ)
+    let rules = &classifier.bundle().detector;
+    Heard::of_file(classifier, rules, path, &limits, keep_windows)
+        .map_err(|error| error.to_string())
 }
 
 /// The files to judge: what was named, in that order; a directory becomes the sound files in and

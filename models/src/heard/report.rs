@@ -3,10 +3,10 @@
 use std::io::{self, Write};
 use std::path::Path;
 
-use ecosight_models::Bundle;
 use serde::Serialize;
 
 use super::{Heard, seconds};
+use crate::Bundle;
 
 /// Numbers by class name, in the bundle's order.
 type ByClass = serde_json::Map<String, serde_json::Value>;
@@ -44,8 +44,11 @@ struct ErrorLine<'a> {
     error: &'a str,
 }
 
-/// One JSON object and a line end.
-pub(super) fn json_line(
+/// One JSON object and a line end; of a file that could not be judged, why not.
+///
+/// # Errors
+/// What `out` said.
+pub fn json_line(
     out: &mut impl Write,
     bundle: &Bundle,
     path: &Path,
@@ -102,7 +105,10 @@ fn rounded(x: f64, digits: i32) -> f64 {
 }
 
 /// A line with the classes by score, highest first, and a line per event.
-pub(super) fn paragraph(
+///
+/// # Errors
+/// What `out` said.
+pub fn paragraph(
     out: &mut impl Write,
     bundle: &Bundle,
     path: &Path,
