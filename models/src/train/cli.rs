@@ -317,7 +317,7 @@ pub fn evaluate(arguments: &EvaluateArguments) -> anyhow::Result<ExitCode> {
     let fold = vec![0; clips.len()];
     let library = Library::new(clips, fold, &labels);
     let progress = Progress::new("clips");
-    let done = std::sync::atomic::AtomicUsize::new(0);
+    let done = AtomicUsize::new(0);
     let total = library.clips().len();
     use rayon::prelude::*;
     let heard = (0..total)
@@ -331,7 +331,7 @@ pub fn evaluate(arguments: &EvaluateArguments) -> anyhow::Result<ExitCode> {
             };
             let mean = |scores: Vec<f32>| scores.iter().sum::<f32>() / scores.len().max(1) as f32;
             let classes = 0..names.len();
-            progress.tell(done.fetch_add(1, std::sync::atomic::Ordering::Relaxed) + 1, total);
+            progress.tell(done.fetch_add(1, Ordering::Relaxed) + 1, total);
             Ok(judgement::Heard {
                 clip,
                 form: Form::Plain,
