@@ -65,8 +65,9 @@ impl Zip {
     /// [`ZipError`].
     pub fn open(file: File) -> Result<Self, ZipError> {
         let len = file.metadata()?.len();
-        let mut tail = vec![0; len.min(MAX_TAIL) as usize];
-        file.read_exact_at(&mut tail, len - tail.len() as u64)?;
+        let tail_len = len.min(MAX_TAIL);
+        let mut tail = vec![0; tail_len as usize];
+        file.read_exact_at(&mut tail, len - tail_len)?;
         let end = (0..tail.len().saturating_sub(END_LEN - 1))
             .rev()
             .find(|place| tail[*place..].starts_with(b"PK\x05\x06"))

@@ -4,7 +4,7 @@
 //! then on, and puts it in the place of what served before ([`Inference::swap`]). A version that does
 //! not run here never takes that place.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 

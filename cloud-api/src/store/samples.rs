@@ -184,14 +184,14 @@ impl Store {
         })?)
     }
 
-    /// Recordings that candidates are judged on and never trained on: key and the class that each was
-    /// chosen for.
+    /// Recordings that candidates are judged on and never trained on: key, the class that each was
+    /// chosen for, and when, µs.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`].
-    pub async fn test_groups(&self) -> Result<Vec<(String, String)>, StoreError> {
+    pub async fn test_groups(&self) -> Result<Vec<(String, String, i64)>, StoreError> {
         Ok(reading!(self, |pool| {
-            sqlx::query_as("SELECT group_key, class FROM test_groups ORDER BY group_key")
+            sqlx::query_as("SELECT group_key, class, chosen_us FROM test_groups ORDER BY group_key")
                 .fetch_all(pool)
                 .await
         })?)

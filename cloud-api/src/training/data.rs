@@ -1,6 +1,6 @@
 //! From stored samples to what the trainer reads: a manifest and a map of labels.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
@@ -71,10 +71,12 @@ pub(super) async fn gather(
     for (class, groups) in test_set::choose(pairs, &frozen, FOLDS) {
         store.set_aside(class, groups, now_us).await?;
     }
-    let frozen: BTreeSet<String> =
-        store.test_groups().await?.into_iter().map(|(group, _)| group).collect();
-    let (test, rows): (Vec<_>, Vec<_>) =
-        rows.into_iter().partition(|row| frozen.contains(&row.group_key));
+    let frozen: BTreeMap<String, i64> =
+        store.test_groups().await?.into_iter().map(|(group, _, at_us)| (group, at_us)).collect();
+    let (mut test, rows): (Vec<_>, Vec<_>) =
+        rows.into_iter().partition(|row| frozen.contains_key(&row.group_key));
+    // What came to one of those recordings later would make it another test.
+    test.retain(|row| frozen.get(&row.group_key).is_some_and(|at_us| row.created_us <= *at_us));
     let shares: Vec<(&str, Option<uuid::Uuid>)> =
         rows.iter().map(|row| (row.class.as_str(), row.device_id)).collect();
     let kept = test_set::capped(&shares, device_share);

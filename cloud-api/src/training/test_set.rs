@@ -13,19 +13,19 @@ const LEAST: usize = 2;
 
 /// What is to be set aside now, by class: of every class that has nothing set aside yet and at least
 /// `learned + 2` recordings, one in five of them. `samples` are (class, group); `frozen` is what was
-/// set aside before, (group, class it was chosen for). The recordings' own names decide which: the
+/// set aside before: group, class it was chosen for, and when. The recordings' own names decide which: the
 /// same ones, whoever chooses, and nobody can steer it by the order of uploads.
 pub(super) fn choose<'a>(
     samples: impl Iterator<Item = (&'a str, &'a str)>,
-    frozen: &[(String, String)],
+    frozen: &[(String, String, i64)],
     learned: usize,
 ) -> Vec<(String, Vec<String>)> {
     let mut groups: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
     for (class, group) in samples {
         groups.entry(class).or_default().insert(group);
     }
-    let taken: BTreeSet<&str> = frozen.iter().map(|(group, _)| group.as_str()).collect();
-    let done: BTreeSet<&str> = frozen.iter().map(|(_, class)| class.as_str()).collect();
+    let taken: BTreeSet<&str> = frozen.iter().map(|(group, ..)| group.as_str()).collect();
+    let done: BTreeSet<&str> = frozen.iter().map(|(_, class, _)| class.as_str()).collect();
     let mut chosen: Vec<(String, Vec<String>)> = Vec::new();
     let mut now_taken: BTreeSet<&str> = taken.clone();
     for (class, groups) in groups.iter().filter(|(class, _)| !done.contains(*class)) {
@@ -96,7 +96,7 @@ mod tests {
 
     fn chosen(
         samples: &[(String, String)],
-        frozen: &[(String, String)],
+        frozen: &[(String, String, i64)],
     ) -> Vec<(String, Vec<String>)> {
         choose(samples.iter().map(|(c, g)| (c.as_str(), g.as_str())), frozen, 3)
     }
@@ -109,8 +109,8 @@ mod tests {
         let first = chosen(&samples, &[]);
         assert_eq!(first.len(), 1);
         assert_eq!((first[0].0.as_str(), first[0].1.len()), ("gun_shot", 4));
-        let frozen: Vec<(String, String)> =
-            first[0].1.iter().map(|group| (group.clone(), "gun_shot".into())).collect();
+        let frozen: Vec<(String, String, i64)> =
+            first[0].1.iter().map(|group| (group.clone(), "gun_shot".into(), 0)).collect();
         samples.extend(recordings("gun_shot", 500));
         assert!(chosen(&samples, &frozen).is_empty(), "more of the same change nothing");
         samples.reverse();

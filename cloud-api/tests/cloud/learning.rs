@@ -16,9 +16,7 @@ use uuid::Uuid;
 use crate::databases::{Database, on_both_databases};
 use crate::predict::wav;
 use crate::program::Server;
-use crate::station::{
-    SITE, Station, alert, batch, detection, device, quiet_detection, status,
-};
+use crate::station::{SITE, Station, alert, batch, detection, device, quiet_detection, status};
 
 on_both_databases!(
     the_last_verdict_holds_and_all_are_kept,
@@ -103,8 +101,8 @@ async fn recordings_are_set_aside_once(database: &Database) {
     store.set_aside("shot".into(), groups(&["c"]), 2).await.unwrap();
     store.set_aside("dog".into(), groups(&["b", "d"]), 3).await.unwrap();
     let all = store.test_groups().await.unwrap();
-    let pair = |group: &str, class: &str| (group.to_owned(), class.to_owned());
-    assert_eq!(all, [pair("a", "shot"), pair("b", "shot"), pair("d", "dog")]);
+    let line = |group: &str, class: &str, at| (group.to_owned(), class.to_owned(), at);
+    assert_eq!(all, [line("a", "shot", 1), line("b", "shot", 1), line("d", "dog", 3)]);
 }
 
 fn version(n: u8) -> VersionRow {
@@ -145,7 +143,11 @@ async fn of_two_who_change_the_model_one_comes_too_late(database: &Database) {
         store.register_version(version(n)).await.unwrap();
     }
     let again = VersionRow { id: Uuid::from_bytes([8; 16]), ..version(1) };
-    assert_eq!(store.register_version(again).await.unwrap(), version(1), "one content, one version");
+    assert_eq!(
+        store.register_version(again).await.unwrap(),
+        version(1),
+        "one content, one version"
+    );
     store.activate_version(activation(1, None)).await.unwrap().unwrap();
     let both = [2, 3].map(|n| {
         let store = store.clone();
@@ -173,18 +175,27 @@ async fn a_training_ends_whole_or_not_at_all(database: &Database) {
         now_us: 1,
     };
     store.enqueue(job.clone()).await.unwrap().unwrap();
-    assert!(store.enqueue(NewJob { id: Uuid::from_bytes([8; 16]), ..job }).await.unwrap().is_none());
+    assert!(
+        store.enqueue(NewJob { id: Uuid::from_bytes([8; 16]), ..job }).await.unwrap().is_none()
+    );
     assert_eq!(store.unfinished_job("retrain").await.unwrap().unwrap().id.as_bytes()[0], 7);
     let (_, dead) = store.claim_job("dead", 10, 20).await.unwrap().unwrap();
     let (_, next) = store.claim_job("next", 30, 90).await.unwrap().unwrap();
     let conclude = async |attempt: &Attempt, n: u8, instead_of| {
         let activation = activation(n, Some(instead_of));
-        store.conclude_training(attempt, version(n), Some(activation), "{}".into(), 40).await.unwrap()
+        store
+            .conclude_training(attempt, version(n), Some(activation), "{}".into(), 40)
+            .await
+            .unwrap()
     };
     assert_eq!(conclude(&dead, 2, 1).await, None, "its lease ran out");
     assert_eq!(store.version(Uuid::from_bytes([2; 16])).await.unwrap(), None);
     assert_eq!(store.serving().await.unwrap().unwrap().version_id.as_bytes()[0], 1);
-    assert_eq!(conclude(&next, 3, 9).await, Some(false), "another serves than it was compared with");
+    assert_eq!(
+        conclude(&next, 3, 9).await,
+        Some(false),
+        "another serves than it was compared with"
+    );
     assert!(store.version(Uuid::from_bytes([3; 16])).await.unwrap().is_some());
     assert_eq!(store.serving().await.unwrap().unwrap().version_id.as_bytes()[0], 1);
     assert_eq!(store.job(next.id).await.unwrap().unwrap().state, "succeeded");
@@ -358,7 +369,9 @@ async fn a_verdict_makes_a_sample_that_changes_with_it() {
     assert_eq!(server.json("/api/v1/alerts?verdict=odd").await.0, 400);
     let csv = server.client().get(server.url("/api/v1/export/csv?verdict=relabelled"));
     let csv = csv.send().await.unwrap().text().await.unwrap();
-    assert!(csv.lines().next().unwrap().ends_with("verdict,verdict_cause,verdict_class,verdict_by"));
+    assert!(
+        csv.lines().next().unwrap().ends_with("verdict,verdict_cause,verdict_class,verdict_by")
+    );
     assert!(csv.lines().nth(1).unwrap().ends_with("relabelled,,dog,local"), "{csv}");
 
     let (_, history) = server.json(&path).await;
@@ -402,10 +415,8 @@ async fn the_review_proposes_what_nobody_judged_one_for_each_hour() {
         envelope.header.unix_us = hour_us - hours_ago * 3_600_000_000 + i64::from(seq);
         if let Message::Detection(detection) = &mut envelope.message {
             detection.score = score;
-            detection.event = ecosight_shared::EventId::of(
-                envelope.header.record,
-                envelope.header.unix_us,
-            );
+            detection.event =
+                ecosight_shared::EventId::of(envelope.header.record, envelope.header.unix_us);
         }
         station.send_record(&envelope).await;
         if let Message::Detection(detection) = &envelope.message {
@@ -482,10 +493,7 @@ async fn a_missed_shot_is_asked_for_and_becomes_a_sample_once_it_is_heard() {
     assert_eq!(pull.id.to_string(), asked["id"].as_str().unwrap());
     assert_eq!(
         (pull.from, pull.to),
-        (
-            rfc3339(heard - Duration::from_secs(30)),
-            rfc3339(heard + Duration::from_secs(30))
-        )
+        (rfc3339(heard - Duration::from_secs(30)), rfc3339(heard + Duration::from_secs(30)))
     );
     let verdict = format!("/api/v1/missed-shots/{}/verdict", pull.id);
     assert_eq!(put(&server, &verdict, json!({"heard": true})).await.0, 409, "nothing to hear yet");
@@ -596,4 +604,116 @@ async fn enough_new_samples_or_the_schedule_start_a_training() {
     let failed = ecosight_cloud::store::Outcome::Failed("too few".into());
     store.end_attempt(&attempt, failed, start + 40).await.unwrap();
     assert_eq!(due(None).await.as_deref(), Some("threshold"));
+}
+
+/// A ZIP file with entries that are deflated, as most programs write them.
+fn zip(entries: &[(&str, &[u8])]) -> Vec<u8> {
+    use std::io::Write as _;
+    let (mut file, mut directory) = (Vec::new(), Vec::new());
+    for (name, content) in entries {
+        let mut deflated =
+            flate2::write::DeflateEncoder::new(Vec::new(), flate2::Compression::fast());
+        deflated.write_all(content).unwrap();
+        let packed = deflated.finish().unwrap();
+        let mut crc = flate2::Crc::new();
+        crc.update(content);
+        let mut common: Vec<u8> =
+            [20_u16, 0, 8, 0, 0x21].iter().flat_map(|w| w.to_le_bytes()).collect();
+        for number in [crc.sum(), packed.len() as u32, content.len() as u32] {
+            common.extend(number.to_le_bytes());
+        }
+        common.extend((name.len() as u16).to_le_bytes());
+        common.extend([0, 0]);
+        directory.extend(b"PK\x01\x02\x14\0");
+        directory.extend(&common);
+        directory.extend([0; 10]);
+        directory.extend((file.len() as u32).to_le_bytes());
+        directory.extend(name.as_bytes());
+        file.extend(b"PK\x03\x04");
+        file.extend(&common);
+        file.extend(name.as_bytes());
+        file.extend(packed);
+    }
+    let (start, count) = (file.len() as u32, entries.len() as u16);
+    file.extend(&directory);
+    file.extend(b"PK\x05\x06\0\0\0\0");
+    file.extend(count.to_le_bytes());
+    file.extend(count.to_le_bytes());
+    file.extend((directory.len() as u32).to_le_bytes());
+    file.extend(start.to_le_bytes());
+    file.extend([0, 0]);
+    file
+}
+
+#[test]
+#[allow(clippy::disallowed_methods, reason = "sounds for a test need not be durable")]
+fn a_folder_and_a_zip_file_of_labelled_sounds_are_taken_in() {
+    use crate::program::run;
+    let folder = tempfile::TempDir::new().unwrap();
+    let place = |name: &str| folder.path().join(name);
+    std::fs::create_dir(place("sounds")).unwrap();
+    std::fs::write(place("sounds/a.wav"), recording(1)).unwrap();
+    std::fs::write(place("sounds/b.wav"), recording(2)).unwrap();
+    std::fs::write(place("sounds/bad.wav"), b"no sound").unwrap();
+    std::fs::write(
+        place("list.csv"),
+        "path,label,group,source,licence\na.wav,dog,yard 1,field day,CC0-1.0\n\
+         b.wav,thunder,,,\nbad.wav,dog,,,\n",
+    )
+    .unwrap();
+    let data = place("data");
+    let import = |from: &str, list: &str| {
+        let arguments = [
+            "samples",
+            "import",
+            place(from).to_str().unwrap(),
+            "--manifest",
+            place(list).to_str().unwrap(),
+            "--data-dir",
+            data.to_str().unwrap(),
+        ]
+        .map(str::to_owned);
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        let output = run(&arguments);
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (output.status.code(), text(&output.stdout), text(&output.stderr))
+    };
+    let (code, told, complaints) = import("sounds", "list.csv");
+    assert_eq!(code, Some(0), "{complaints}");
+    assert!(told.starts_with("2 new, 0 known, 1 refused"), "{told}");
+    assert!(complaints.contains("bad.wav: "), "{complaints}");
+
+    let (one, two) = (recording(1), recording(3));
+    let mut archive = zip(&[("x/a.wav", &one), ("x/c.wav", &two)]);
+    std::fs::write(place("more.zip"), &archive).unwrap();
+    let list = "path,label\nx/a.wav,dog\nx/c.wav,dog\nx/none.wav,dog\n";
+    std::fs::write(place("more.csv"), list).unwrap();
+    let (code, told, complaints) = import("more.zip", "more.csv");
+    assert_eq!(code, Some(0), "{complaints}");
+    assert!(told.starts_with("1 new, 1 known, 1 refused"), "{told}");
+    assert!(complaints.contains("x/none.wav: not in the ZIP file"), "{complaints}");
+
+    // A byte of an entry is another; the directory is cut off; there is none.
+    archive[60] ^= 0x55;
+    std::fs::write(place("bad.zip"), &archive).unwrap();
+    let (code, told, _) = import("bad.zip", "more.csv");
+    assert!(told.starts_with("0 new, 1 known, 2 refused") || code == Some(1), "{told}");
+    std::fs::write(place("cut.zip"), &archive[..archive.len() - 30]).unwrap();
+    let (code, _, complaints) = import("cut.zip", "more.csv");
+    assert_eq!(code, Some(1));
+    assert!(complaints.contains("neither folder nor ZIP file"), "{complaints}");
+
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        let store = ecosight_cloud::store::Store::open("", &data).await.unwrap();
+        let samples = store.samples(Some("dog"), None, 10).await.unwrap();
+        let first = samples.iter().find(|sample| sample.file_name == "a.wav").unwrap();
+        assert_eq!((first.group_key.as_str(), first.source.as_str()), ("yard 1", "field day"));
+        assert_eq!(
+            (first.licence.as_str(), first.verifier.as_deref()),
+            ("CC0-1.0", Some("operator"))
+        );
+        let other = samples.iter().find(|sample| sample.file_name == "c.wav").unwrap();
+        assert_eq!((&other.group_key, other.source.as_str()), (&other.sha256, "import"));
+    });
 }

@@ -215,7 +215,8 @@ async fn twenty_swaps_under_load_drop_no_request() {
         items.iter().find(|version| version["serving"] == true).unwrap()["id"].clone()
     };
     assert_eq!(serving(&models(&server).await), ids[1].as_str());
-    let (status, change) = post(&server, "/api/v1/models/rollback", &json!({"reason": "odd"})).await;
+    let (status, change) =
+        post(&server, "/api/v1/models/rollback", &json!({"reason": "odd"})).await;
     assert_eq!((status, &change["version_id"]), (200, &ids[0].as_str().into()), "{change}");
     assert_eq!(serving(&models(&server).await), ids[0].as_str());
     let (_, compared) =
@@ -294,7 +295,10 @@ async fn a_training_that_is_killed_begins_again_and_ends_the_same() {
     let id = line["version_id"].as_str().unwrap();
     let (_, version) = server.json(&format!("/api/v1/models/{id}")).await;
     assert_eq!(version["gate"]["test_sha256"], gate["test_sha256"]);
-    assert_eq!((&version["lineage"]["seed"], &version["lineage"]["samples"]), (&3.into(), &12.into()));
+    assert_eq!(
+        (&version["lineage"]["seed"], &version["lineage"]["samples"]),
+        (&3.into(), &12.into())
+    );
     assert_eq!(version["lineage"]["data_sha256"], first["result"]["data_sha256"]);
     assert_eq!(version["serving"], gate["passed"]);
     let epochs = version["evaluation"]["history"].as_array().unwrap();
@@ -306,11 +310,9 @@ async fn a_training_that_is_killed_begins_again_and_ends_the_same() {
     assert_eq!(second["state"], "succeeded", "{second}");
     assert_eq!(second["result"]["gate"]["test_sha256"], gate["test_sha256"]);
     assert_eq!(second["result"]["data_sha256"], first["result"]["data_sha256"]);
-    let (_, other) = server.json(&format!(
-        "/api/v1/models/{}",
-        second["result"]["version_id"].as_str().unwrap()
-    ))
-    .await;
+    let (_, other) = server
+        .json(&format!("/api/v1/models/{}", second["result"]["version_id"].as_str().unwrap()))
+        .await;
     assert_eq!(other["evaluation"]["judgement"], version["evaluation"]["judgement"]);
     assert_eq!(other["evaluation"]["history"], version["evaluation"]["history"]);
 }
@@ -319,9 +321,8 @@ async fn a_training_that_is_killed_begins_again_and_ends_the_same() {
 fn trainers_of(dir: &str) -> Vec<String> {
     let list = std::process::Command::new("ps").args(["-eo", "args"]).output().unwrap();
     let list = String::from_utf8_lossy(&list.stdout).into_owned();
-    let works = |line: &&str| {
-        line.contains(dir) && (line.contains(" train ") || line.contains(" judge "))
-    };
+    let works =
+        |line: &&str| line.contains(dir) && (line.contains(" train ") || line.contains(" judge "));
     list.lines().filter(works).map(str::to_owned).collect()
 }
 
