@@ -1,8 +1,12 @@
 //! The model that the server begins with.
 
+use std::path::Path;
+
 use anyhow::{Context, Result};
 use ecosight_models::Choice;
-use tracing::{error, info, warn};
+use ecosight_models::bundle::hex;
+use tracing::{error, info};
+use uuid::Uuid;
 
 use crate::clock::Clock;
 use crate::config::{Config, ModelConfig};
@@ -18,9 +22,9 @@ pub(super) async fn load_model(
     registry: &Registry,
     clock: &Clock,
 ) -> Result<Inference> {
-    let serving = version_to_begin_with(config, store, registry, clock).await?;
-    let (model, dir) = (config.model.clone(), serving.as_ref().map(|row| registry.path(row)));
-    let id = serving.as_ref().map(|row| row.id);
+    let (first, takes_over) = version_to_begin_with(config, store, registry).await?;
+    let (model, dir) = (config.model.clone(), first.as_ref().map(|row| registry.path(row)));
+    let id = first.as_ref().map(|row| row.id);
     let loaded = tokio::task::spawn_blocking(move || begin(&model, dir.as_deref(), id)).await;
     let loaded = loaded.context("the model")?;
     match &loaded {
@@ -36,6 +40,19 @@ pub(super) async fn load_model(
             );
             let (tag, classes) = (bundle.tag.to_string(), &bundle.classes);
             store.remember_model(&tag, &bundle.name, &bundle.version, classes).await?;
+            if let Some((instead_of, own)) =
+                takes_over.filter(|(_, own)| parts.version == Some(*own))
+            {
+                let activation = NewActivation {
+                    version: own,
+                    instead_of,
+                    cause: "start",
+                    reason: format!("the server began with {} {}", bundle.name, bundle.version),
+                    by: "server".into(),
+                    now_us: clock.now_us(),
+                };
+                store.activate_version(activation).await?;
+            }
         }
         Err(reason) => error!("NO MODEL: {reason} /predict and /health answer 503 until then."),
     }
@@ -51,11 +68,7 @@ pub(super) async fn load_model(
 }
 
 /// The version that serves; where it cannot be had here, what the operator named or the built-in one.
-fn begin(
-    model: &ModelConfig,
-    dir: Option<&std::path::Path>,
-    id: Option<uuid::Uuid>,
-) -> Result<ModelParts, String> {
+fn begin(model: &ModelConfig, dir: Option<&Path>, id: Option<Uuid>) -> Result<ModelParts, String> {
     if dir.is_some() {
         match parts(model, dir, id) {
             Ok(parts) => return Ok(parts),
@@ -65,47 +78,43 @@ fn begin(
     parts(model, None, None)
 }
 
-/// Puts the bundle that this server was started with into the registry, and says which version
-/// serves. That bundle does if it is the first, if the operator names one that was not known, or if
-/// it comes with a new program and another built-in one served; else what was chosen since stays.
+/// Of a version that is to take over: what it takes over from, and which it is.
+type TakesOver = Option<(Option<Uuid>, Uuid)>;
+
+/// Puts the bundle that this server was started with into the registry, and says which version it
+/// begins with. That bundle takes over if it is the first, if the operator names one that was not
+/// known, or if it comes with a new program and another built-in one served; else what was chosen
+/// since stays.
 async fn version_to_begin_with(
     config: &Config,
     store: &Store,
     registry: &Registry,
-    clock: &Clock,
-) -> Result<Option<VersionRow>> {
+) -> Result<(Option<VersionRow>, TakesOver)> {
     let serving = match store.serving().await? {
         Some(serving) => store.version(serving.version_id).await?,
         None => None,
     };
-    let Ok((choice, files)) = chosen(&config.model) else { return Ok(serving) };
-    let known = store.version_of(&ecosight_models::bundle::hex(&files.bundle.sha256)).await?;
+    let Ok((choice, files)) = chosen(&config.model) else { return Ok((serving, None)) };
+    let known = store.version_of(&hex(&files.bundle.sha256)).await?;
     let origin = if choice == Choice::Named { "configured" } else { "builtin" };
     let lineage = Lineage { origin, by: "server".into(), ..Lineage::default() };
     let own = registry.keep(files, lineage).await.context("cannot keep the model's version")?;
-    let takes_over = match &serving {
-        None => true,
-        Some(serving) => known.is_none() && (origin == "configured" || serving.origin == "builtin"),
+    let Some(serving) = serving else {
+        let own_id = own.id;
+        return Ok((Some(own), Some((None, own_id))));
     };
-    if takes_over && serving.as_ref().is_none_or(|serving| serving.id != own.id) {
-        let activation = NewActivation {
-            version: own.id,
-            instead_of: serving.as_ref().map(|serving| serving.id),
-            cause: "start",
-            reason: format!("the server began with {} {}", own.name, own.version),
-            by: "server".into(),
-            now_us: clock.now_us(),
-        };
-        store.activate_version(activation).await?;
-        return Ok(Some(own));
+    if serving.id == own.id {
+        return Ok((Some(serving), None));
     }
-    if let Some(serving) = serving.as_ref().filter(|serving| serving.id != own.id) {
-        warn!(
-            name = serving.name,
-            version = serving.version,
-            started_with = own.version,
-            "another version was chosen to serve, and still does"
-        );
+    if known.is_none() && (origin == "configured" || serving.origin == "builtin") {
+        let takes_over = Some((Some(serving.id), own.id));
+        return Ok((Some(own), takes_over));
     }
-    Ok(serving)
+    info!(
+        name = serving.name,
+        version = serving.version,
+        started_with = own.version,
+        "another version was chosen to serve, and still does"
+    );
+    Ok((Some(serving), None))
 }

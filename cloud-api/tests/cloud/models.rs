@@ -1,11 +1,11 @@
 //! Versions of the model: swapped under load, exported, imported, and trained against the gate.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use reqwest::multipart::{Form, Part};
+use ecosight_cloud::store::Store;
 use serde_json::{Value, json};
 
 use crate::original::{bang, drone, upload};
@@ -47,7 +47,8 @@ async fn import(server: &Server, packed: Vec<u8>) -> (u16, Value) {
 async fn versions_are_handed_on_as_one_file_and_changed_ones_are_refused() {
     let packed = packed_compact().await;
     let server = Server::start(&["--yamnet", "/none"]).await;
-    assert_eq!(models(&server).await["items"], json!([]), "no YAMNet, no model");
+    let without_yamnet = models(&server).await["items"].clone();
+    assert_eq!(without_yamnet[0]["serving"], false, "what cannot be loaded does not serve");
     for (bad, what) in [
         (b"no archive".to_vec(), "version"),
         (packed[..packed.len() / 2].to_vec(), "version"),
@@ -60,7 +61,7 @@ async fn versions_are_handed_on_as_one_file_and_changed_ones_are_refused() {
         assert_eq!(status, 422, "{problem}");
         assert!(problem["detail"].as_str().unwrap().contains(what), "{problem}");
     }
-    assert_eq!(models(&server).await["items"], json!([]), "nothing was kept");
+    assert_eq!(models(&server).await["items"], without_yamnet, "nothing was kept");
     let (status, version) = import(&server, packed.clone()).await;
     assert_eq!((status, &version["origin"]), (200, &"imported".into()), "{version}");
     assert_eq!(version["serving"], false);
@@ -327,33 +328,82 @@ fn trainers_of(dir: &str) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_worse_candidate_stays_out_and_a_person_can_overrule() {
-    let Some(server) = hearing_server().await else { return };
-    // Half of what is called a shot is a drone: the test set is as wrong, but the incumbent, which
-    // raises no alert on drones, raises fewer.
-    for n in 0..8 {
-        let file = format!("{n}.wav");
-        assert_eq!(upload(&server, drone(n), &file, &[("class_name", "gun_shot")]).await.0, 200);
-        assert_eq!(upload(&server, bang(n), &file, &[("class_name", "background")]).await.0, 200);
-    }
-    let before = models(&server).await["changes"][0]["version_id"].clone();
+async fn a_worse_candidate_stays_out_and_a_better_one_takes_over_by_itself() {
+    let Some(mut server) = hearing_server().await else { return };
+    teach(&server).await;
+    let (_, answer) = post(&server, "/retrain", &json!({"min_new_samples": 1})).await;
+    let first = ended(&server, answer["job_id"].as_str().unwrap()).await;
+    assert_eq!(first["state"], "succeeded", "{first}\n{}", server.log());
+    // What is judged by is chosen now. Somebody turns every other label round: what is learned is
+    // the opposite of what is true.
+    assert_eq!(server.terminate(Duration::from_secs(12)), Some(0));
+    let store = Store::open("", &server.data_dir()).await.unwrap();
+    let set_aside: BTreeSet<String> =
+        store.test_groups().await.unwrap().into_iter().map(|(group, ..)| group).collect();
+    assert_eq!(set_aside.len(), 4, "two of each");
+    let before = store.serving().await.unwrap().unwrap().version_id.to_string();
+    store.close().await;
+    server.run().await;
+    turn_round(&server, &set_aside).await;
     let (_, answer) = post(&server, "/retrain", &json!({"min_new_samples": 1})).await;
     let job = ended(&server, answer["job_id"].as_str().unwrap()).await;
     assert_eq!(job["state"], "succeeded", "{job}\n{}", server.log());
     let gate = &job["result"]["gate"];
-    println!("{gate:#}");
+    assert_eq!(gate["test_sha256"], first["result"]["gate"]["test_sha256"], "the same sounds");
+    assert_eq!(gate["passed"], false, "{gate:#}");
+    assert!(gate["sentence"].as_str().unwrap().contains(" stays: "), "{gate}");
+    assert!(gate["flips"].as_u64() > Some(0), "{gate}");
     let list = models(&server).await;
+    assert_eq!(list["changes"][0]["version_id"], before, "the incumbent serves");
+    let line = &server.json("/training-history").await.1["retraining_log"][0];
+    assert_eq!((&line["gate_passed"], &line["gate"]), (&false.into(), &gate["sentence"]));
+
     let id = job["result"]["version_id"].as_str().unwrap();
-    if gate["passed"] == false {
-        assert!(gate["sentence"].as_str().unwrap().contains("stays"), "{gate}");
-        assert_eq!(list["changes"][0]["version_id"], before, "the incumbent serves");
-        let why = json!({"reason": "for once"});
-        let (status, change) = post(&server, &format!("/api/v1/models/{id}/activate"), &why).await;
-        assert_eq!((status, &change["reason"]), (200, &"for once".into()), "{change}");
-        let (_, change) = post(&server, "/api/v1/models/rollback", &json!({})).await;
-        assert_eq!(change["version_id"], before);
+    let why = json!({"reason": "for once"});
+    let (status, change) = post(&server, &format!("/api/v1/models/{id}/activate"), &why).await;
+    assert_eq!((status, &change["reason"]), (200, &"for once".into()), "{change}");
+    assert_eq!(predict(&server, "file", hum()).await.0, 200);
+
+    // The labels are put right again: what is learned now is better than what serves.
+    turn_round(&server, &set_aside).await;
+    let (_, answer) = post(&server, "/retrain", &json!({"min_new_samples": 1})).await;
+    let job = ended(&server, answer["job_id"].as_str().unwrap()).await;
+    let gate = &job["result"]["gate"];
+    assert_eq!(gate["passed"], true, "{gate:#}");
+    assert!(gate["sentence"].as_str().unwrap().contains(" takes over: "), "{gate}");
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while server.json("/api/v1/system").await.1["model"]["tag"] != job["result"]["tag"] {
+        assert!(Instant::now() < deadline, "{}", server.log());
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    let form = Form::new().part("file", Part::bytes(hum()).file_name("h.wav"));
-    let answer = server.client().post(server.url("/predict")).multipart(form).send().await.unwrap();
-    assert_eq!(answer.status().as_u16(), 200);
+    let change = models(&server).await["changes"][0].clone();
+    assert_eq!((&change["cause"], &change["reason"]), (&"gate".into(), &gate["sentence"]));
+    assert_eq!(change["before_id"], id);
+    assert_eq!(predict(&server, "file", hum()).await.1["model"]["tag"], job["result"]["tag"]);
+    let (_, history) = server.json("/training-history").await;
+    assert_eq!(history["has_history"], true, "the version that serves tells of its epochs");
+    let epochs = history["training_history"]["epochs"].as_u64().unwrap() as usize;
+    for field in ["loss", "val_loss", "accuracy", "val_accuracy"] {
+        assert_eq!(history["training_history"][field].as_array().unwrap().len(), epochs, "{field}");
+    }
+    // Back over the one that a person chose, to the one before.
+    for expected in [id, &before] {
+        let (_, change) = post(&server, "/api/v1/models/rollback", &json!({})).await;
+        assert_eq!(change["version_id"], expected);
+    }
+}
+
+/// Makes shots background and background shots, of what is learned from.
+async fn turn_round(server: &Server, set_aside: &BTreeSet<String>) {
+    let (_, samples) = server.json("/api/v1/samples").await;
+    for sample in samples["items"].as_array().unwrap() {
+        if set_aside.contains(sample["group"].as_str().unwrap()) {
+            continue;
+        }
+        let shot = sample["class"] == "gun_shot";
+        let class = json!({"class": if shot { "background" } else { "gun_shot" }});
+        let path = format!("/api/v1/samples/{}", sample["id"].as_str().unwrap());
+        let patched = server.client().patch(server.url(&path)).json(&class).send().await.unwrap();
+        assert_eq!(patched.status().as_u16(), 200);
+    }
 }
