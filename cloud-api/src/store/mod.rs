@@ -33,7 +33,9 @@ use sqlx::{PgPool, SqlitePool};
 
 pub use access::{KeyRow, NewKey, NewUser, UserRow};
 pub use audit::{AuditRow, Deed};
-pub use batch::{Batch, Committed, Content, EventDraft, Refused, StationStatus, StoredRecord};
+pub use batch::{
+    Batch, CommandAnswer, Committed, Content, EventDraft, Refused, StationStatus, StoredRecord,
+};
 pub(crate) use clips::hex;
 pub use clips::{ClipDeclaration, ClipRow, ClipStatus, Declared};
 pub use devices::{DeviceRow, TelemetryRow};

@@ -59,7 +59,7 @@ pub(super) async fn gather(
         rows.extend(page);
     }
     // Oldest first, and the same for the same samples, whenever they are read.
-    rows.sort_by(|a, b| (a.created_us, a.id).cmp(&(b.created_us, b.id)));
+    rows.sort_by_key(|row| (row.created_us, row.id));
     let frozen = store.test_groups().await?;
     // A class that the model does not know is background: what matters is that there is some.
     let role = |row: &SampleRow| match bundle.classes.contains(&row.class) {

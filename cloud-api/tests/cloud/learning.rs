@@ -495,14 +495,36 @@ async fn a_missed_shot_is_asked_for_and_becomes_a_sample_once_it_is_heard() {
         (pull.from, pull.to),
         (rfc3339(heard - Duration::from_secs(30)), rfc3339(heard + Duration::from_secs(30)))
     );
-    let verdict = format!("/api/v1/missed-shots/{}/verdict", pull.id);
-    assert_eq!(put(&server, &verdict, json!({"heard": true})).await.0, 409, "nothing to hear yet");
-    let sound = recording(3);
-    upload_clip(&server, &pull.id.to_string(), 1, &sound).await;
     let state = async || {
         let (_, list) = server.json("/api/v1/missed-shots").await;
         list["items"][0]["stations"][0]["state"].as_str().unwrap().to_owned()
     };
+    // The station may have nothing to give; and nobody says so in its name.
+    let says = |id: &str, status: &str| {
+        let problem = "ring.keep is 0";
+        json!({"command": "pull", "id": id, "status": status, "problem": problem})
+            .to_string()
+            .into_bytes()
+    };
+    let id = pull.id.to_string();
+    station.send(&Topic::Reply(SITE, device(2)), says(&id, "refused")).await;
+    station.send(&Topic::Reply(SITE, device(1)), says("", "refused")).await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(state().await, "asked");
+    station.send(&Topic::Reply(SITE, device(1)), says(&id, "refused")).await;
+    for _ in 0..100 {
+        if state().await == "refused" {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(30)).await;
+    }
+    assert_eq!(state().await, "refused");
+    let (_, list) = server.json("/api/v1/missed-shots").await;
+    assert!(list["items"][0]["stations"][0]["answer"].as_str().unwrap().contains("ring.keep"));
+    let verdict = format!("/api/v1/missed-shots/{}/verdict", pull.id);
+    assert_eq!(put(&server, &verdict, json!({"heard": true})).await.0, 409, "nothing to hear yet");
+    let sound = recording(3);
+    upload_clip(&server, &pull.id.to_string(), 1, &sound).await;
     assert_eq!(state().await, "arrived");
     assert_eq!(put(&server, &verdict, json!({"heard": true, "at_s": 3.0})).await.0, 422);
     let (status, judged) = put(&server, &verdict, json!({"heard": true, "at_s": 1.0})).await;

@@ -172,6 +172,9 @@ pub fn fit_all(
     Ok(Head { nets, compression: fits.compression })
 }
 
+/// Told the number of an epoch, from 1, and how it went.
+type Tell<'a> = dyn Fn(usize, &Epoch) + Sync + 'a;
+
 /// The examples of one set of rows, as networks see them.
 struct Fits {
     compression: Compression,
@@ -224,7 +227,7 @@ impl Fits {
         details: &Details,
         recipe: &Recipe,
         seed: u64,
-        tell: Option<&(dyn Fn(usize, &Epoch) + Sync)>,
+        tell: Option<&Tell<'_>>,
     ) -> Result<Vec<(Vec<String>, Fitted)>, FitError> {
         let everything = [Vec::new()];
         let views = if recipe.views.is_empty() { &everything[..] } else { &recipe.views[..] };
