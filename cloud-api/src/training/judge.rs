@@ -3,7 +3,7 @@
 //! them, the server goes on.
 
 use std::path::{Path, PathBuf};
-use std::process::{ExitCode, Stdio};
+use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -13,11 +13,10 @@ use ecosight_models::{
     Classifier, ClassifierOptions, Detector, DetectorOutput, Scores, Window, durable,
 };
 use serde::{Deserialize, Serialize};
-use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Command;
 use tokio::sync::watch;
 
-use super::process::limit;
+use super::process::{self, limit};
 use super::progress::{Progress, Stage};
 use crate::inference::{MAX_FILE_BYTES, MAX_SECONDS};
 
@@ -98,7 +97,7 @@ impl Judge {
     /// # Errors
     /// [`JudgeError::Unfit`] says what is wrong with it.
     pub async fn prove(&self, model: &Path) -> Result<(), JudgeError> {
-        let dir = tempfile_dir(model)?;
+        let dir = draft_folder(model)?;
         let plan = Plan {
             yamnet: self.yamnet.clone(),
             models: vec![model.to_owned()],
@@ -128,33 +127,16 @@ impl Judge {
         let json =
             serde_json::to_vec(plan).map_err(|error| JudgeError::Passing(error.to_string()))?;
         durable::write_file(&input, &json).map_err(passing)?;
-        let mut judge = Command::new(std::env::current_exe().map_err(passing)?)
-            .arg("judge")
-            .arg(&input)
-            .arg("--out")
-            .arg(&out)
-            .env("RAYON_NUM_THREADS", "1")
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .map_err(passing)?;
-        let mut last = String::new();
-        if let Some(stderr) = judge.stderr.take() {
-            let mut lines = BufReader::new(stderr).lines();
-            while let Ok(Some(line)) = lines.next_line().await {
-                match Progress::told(&line) {
-                    Some(told) => {
-                        progress.send_replace(told);
-                    }
-                    None => last = line,
-                }
+        let mut command = Command::new(std::env::current_exe().map_err(passing)?);
+        command.arg("judge").arg(&input).arg("--out").arg(&out);
+        let (status, last) = process::run(command, progress).await.map_err(passing)?;
+        match (status.success(), status.code()) {
+            (true, _) => {}
+            // It says what is wrong with a model: another attempt would say the same.
+            (false, Some(1 | 2)) => return Err(JudgeError::Unfit(last)),
+            (false, _) => {
+                return Err(JudgeError::Passing(format!("the judge ended with {status}: {last}")));
             }
-        }
-        let status = judge.wait().await.map_err(passing)?;
-        if !status.success() {
-            return Err(JudgeError::Unfit(format!("the judge ended with {status}: {last}")));
         }
         let judged = std::fs::read(&out).map_err(passing)?;
         serde_json::from_slice(&judged).map_err(|error| JudgeError::Passing(error.to_string()))
@@ -162,7 +144,7 @@ impl Judge {
 }
 
 /// A folder of this process beside the model's.
-fn tempfile_dir(model: &Path) -> Result<PathBuf, JudgeError> {
+fn draft_folder(model: &Path) -> Result<PathBuf, JudgeError> {
     let name = model.file_name().map(|name| name.to_string_lossy().into_owned());
     let name = format!(".proof-{}-{}", std::process::id(), name.unwrap_or_default());
     let dir = model.with_file_name(name);

@@ -1,7 +1,8 @@
 //! The trainer in a process of its own: this program again, with the hidden command `train`.
 
+use std::io;
 use std::path::Path;
-use std::process::{ExitCode, Stdio};
+use std::process::{ExitCode, ExitStatus, Stdio};
 
 use anyhow::{Result, bail};
 use ecosight_models::train::cli::TrainArguments;
@@ -69,20 +70,34 @@ pub(super) async fn train(
     if let Some(yamnet) = arguments.yamnet {
         command.arg("--yamnet").arg(yamnet);
     }
-    let mut trainer = command
+    let (status, last) = run(command, progress).await.map_err(passing)?;
+    match (status.success(), status.code()) {
+        (true, _) => Ok(()),
+        // The trainer says what is wrong with the data: another attempt would say the same.
+        (false, Some(1 | 2)) => Err(JobError::Final(last)),
+        (false, _) => Err(JobError::Passing(format!("the trainer ended with {status}: {last}"))),
+    }
+}
+
+/// Runs a process to its end, hands on what it tells of its progress, and gives how it ended with the
+/// last line of anything else that it said. Dropping the future kills it.
+pub(super) async fn run(
+    mut command: Command,
+    progress: &watch::Sender<Progress>,
+) -> io::Result<(ExitStatus, String)> {
+    let mut process = command
         // The server needs its cores.
         .env("RAYON_NUM_THREADS", "1")
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .kill_on_drop(true)
-        .spawn()
-        .map_err(passing)?;
+        .spawn()?;
     let mut last = String::new();
-    if let Some(stderr) = trainer.stderr.take() {
+    if let Some(stderr) = process.stderr.take() {
         let mut lines = BufReader::new(stderr).lines();
         while let Ok(Some(line)) = lines.next_line().await {
-            debug!(line, "trainer");
+            debug!(line, "told");
             match Progress::told(&line) {
                 Some(told) => {
                     progress.send_replace(told);
@@ -91,13 +106,7 @@ pub(super) async fn train(
             }
         }
     }
-    let status = trainer.wait().await.map_err(passing)?;
-    match (status.success(), status.code()) {
-        (true, _) => Ok(()),
-        // The trainer says what is wrong with the data: another attempt would say the same.
-        (false, Some(1 | 2)) => Err(JobError::Final(last)),
-        (false, _) => Err(JobError::Passing(format!("the trainer ended with {status}: {last}"))),
-    }
+    Ok((process.wait().await?, last))
 }
 
 /// The hidden command: takes limits upon itself, then trains.

@@ -725,6 +725,14 @@ fn a_folder_and_a_zip_file_of_labelled_sounds_are_taken_in() {
     assert_eq!(code, Some(1));
     assert!(complaints.contains("neither folder nor ZIP file"), "{complaints}");
 
+    let ask = || {
+        let output = run(&["retrain", "--data-dir", data.to_str().unwrap()]);
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let (first, second) = (ask(), ask());
+    assert!(first.ends_with(" queued\n"), "{first}");
+    let id = first.split(' ').nth(1).unwrap();
+    assert_eq!(second, format!("training {id} was queued or under way before\n"));
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime.block_on(async {
         let store = ecosight_cloud::store::Store::open("", &data).await.unwrap();
