@@ -15,13 +15,17 @@ mod batch;
 mod bulk;
 mod clips;
 mod counters;
+mod desired;
 mod devices;
 mod events;
 mod fleet;
 mod jobs;
 mod notifications;
 mod open;
+mod releases;
+mod rollouts;
 mod samples;
+mod updates;
 mod upkeep;
 
 use std::future::Future;
@@ -33,13 +37,17 @@ pub use audit::{AuditRow, Deed};
 pub use batch::{Batch, Committed, Content, EventDraft, Refused, StationStatus, StoredRecord};
 pub(crate) use clips::hex;
 pub use clips::{ClipDeclaration, ClipRow, ClipStatus, Declared};
+pub use desired::{DesiredRow, Publication};
 pub use devices::{DeviceRow, TelemetryRow};
 pub use events::{Cursor, EventFilter, EventRow};
-pub use fleet::{CommandRow, CredentialRow, DesiredRow, Enrolment, SiteRow};
+pub use fleet::{CommandRow, CredentialRow, Enrolment, SiteRow};
 pub use jobs::{Attempt, JobRow, NewJob, Outcome};
 pub use notifications::Pending;
 pub use open::{postgres_pool, sqlite_reader, sqlite_writer};
+pub use releases::{Kept, ReleaseFileRow, ReleaseRow};
+pub use rollouts::{Heard, RolloutChange, RolloutDeviceRow, RolloutRow};
 pub use samples::{ClassCount, SampleRow};
+pub use updates::UpdateReport;
 
 /// The database. Cheap to clone.
 #[derive(Clone, Debug)]
