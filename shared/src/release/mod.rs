@@ -8,6 +8,7 @@
 //! The signature covers [`DOMAIN`] followed by the manifest in postcard. Nothing of a manifest is
 //! looked at before a signature by a trusted key holds; see [`verify`] for the order.
 
+pub mod archive;
 mod keys;
 mod verify;
 
@@ -21,7 +22,8 @@ use sha2::{Digest as _, Sha256};
 
 pub use keys::{KeyError, KeyId, PUBLIC_KEY_LEN, PublicKey, SecretKey};
 pub use verify::{
-    Highest, MAX_COUNTER_STEP, Memory, Refusal, Station, Verified, parse_version, verify,
+    Highest, MAX_COUNTER_STEP, Memory, Refusal, Station, Verified, inspect, parse_version,
+    verify,
 };
 
 use crate::json::{SignatureDocument, SignedDocument};

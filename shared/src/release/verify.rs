@@ -205,15 +205,24 @@ pub fn verify(
     station: &Station<'_>,
     memory: &Memory<'_>,
 ) -> Result<Verified, Refusal> {
-    let key = authenticate(signed, station.trusted)?;
-    let manifest = Manifest::decode(&signed.manifest)?;
-    let id = signed.id();
+    let Verified { manifest, id, key } = inspect(signed, station.trusted)?;
     admit(&manifest, station)?;
     if manifest.bundle_sha256().is_some_and(|bundle| memory.blocked.contains(&bundle)) {
         return Err(Refusal::Blocked);
     }
     count(&manifest, id, memory)?;
     Ok(Verified { manifest, id, key })
+}
+
+/// Reads a release that is not to be installed here: who signed it, and its limits. Whether a station
+/// may install it, that station judges.
+///
+/// # Errors
+/// The first reason against it.
+pub fn inspect(signed: &SignedManifest, trusted: &[PublicKey]) -> Result<Verified, Refusal> {
+    let key = authenticate(signed, trusted)?;
+    let manifest = Manifest::decode(&signed.manifest)?;
+    Ok(Verified { manifest, id: signed.id(), key })
 }
 
 /// The trusted key whose signature holds.
