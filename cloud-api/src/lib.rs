@@ -28,6 +28,8 @@ pub mod live;
 pub mod log;
 pub mod metric;
 pub mod picture;
+pub mod releases;
+pub mod rollout;
 pub mod samples;
 pub mod server;
 pub mod store;

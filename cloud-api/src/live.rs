@@ -29,9 +29,9 @@ const LAG: usize = 256;
 pub struct Happening {
     /// Higher than that of everything before, also across restarts.
     pub id: u64,
-    /// `alert`, `detection`, `clip` or `device`.
+    /// `alert`, `detection`, `clip`, `device` or `rollout`.
     pub kind: &'static str,
-    /// The event or station as JSON.
+    /// The event, station or rollout as JSON.
     pub json: Arc<str>,
 }
 

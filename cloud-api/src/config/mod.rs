@@ -9,6 +9,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ecosight_shared::release::PublicKey;
+
 pub use parse::default_file;
 
 /// Settings of the server, complete: what nobody set has its default.
@@ -24,6 +26,8 @@ pub struct Config {
     pub storage: StorageConfig,
     /// `[model]`
     pub model: ModelConfig,
+    /// `[releases]`
+    pub releases: ReleasesConfig,
     /// `[log]`
     pub log: LogConfig,
 }
@@ -111,6 +115,13 @@ pub struct ModelConfig {
     pub audioset: bool,
 }
 
+/// Which signed releases the server hands on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ReleasesConfig {
+    /// Public keys; a release signed by none of them is refused.
+    pub trusted_keys: Vec<PublicKey>,
+}
+
 /// What is written to stderr.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogConfig {
@@ -179,6 +190,7 @@ impl Default for Config {
                 max_wait: Duration::from_millis(1_500),
                 audioset: false,
             },
+            releases: ReleasesConfig::default(),
             log: LogConfig { filter: "info,rumqttd=off,sqlx=warn".into(), json: false },
         }
     }

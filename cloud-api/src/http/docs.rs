@@ -55,6 +55,7 @@ pub(super) fn outline() -> OpenApi {
             tag("clips", "Recordings of events"),
             tag("samples", "Sounds to learn from"),
             tag("models", "Models and their training"),
+            tag("releases", "Signed releases of models, and how they come to stations"),
             tag("accounts", "People and programs, and what they did"),
             tag("operation", "How the server is"),
         ]))

@@ -17,8 +17,9 @@ use crate::live::{Happening, Live};
 
 /// What happens now, as server-sent events
 ///
-/// Events are `alert`, `detection`, `clip` (an event as JSON) and `device` (a station as JSON). With
-/// `Last-Event-ID`, what came after it and is still known comes first.
+/// Events are `alert`, `detection`, `clip` (an event as JSON), `device` (a station as JSON) and
+/// `rollout` (a rollout as JSON). With `Last-Event-ID`, what came after it and is still known comes
+/// first.
 #[utoipa::path(
     get,
     path = "/api/v1/live",
@@ -57,7 +58,9 @@ fn happenings(live: &Live, last_seen: Option<u64>) -> impl Stream<Item = Happeni
 /// The happening as the caller may see it; `None` if it is not the caller's to see.
 fn event(happening: &Happening, caller: &Caller) -> Option<Event> {
     let event = Event::default().id(happening.id.to_string()).event(happening.kind);
-    if caller.sites().is_none() && caller.sees_positions() {
+    // A rollout concerns every site, and tells of no place.
+    let positions = caller.sees_positions() || happening.kind == "rollout";
+    if caller.sites().is_none() && positions {
         return Some(event.data(&*happening.json));
     }
     json_shown_to(&happening.json, caller).map(|json| event.data(json))

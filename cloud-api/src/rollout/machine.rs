@@ -279,12 +279,14 @@ fn roll_back(rollout: &Rollout, facts: &Facts<'_>, reason: &str) -> Transition {
     let what = if took.is_empty() {
         "no station runs the release".to_owned()
     } else if facts.can_revert {
-        format!("{} get the signed release to go back by", stations(took.len()))
+        let get = if took.len() == 1 { "gets" } else { "get" };
+        format!("{} {get} the signed release to go back by", stations(took.len()))
     } else {
         format!(
-            "{} still run it, because no signed release to go back by was supplied: sign one with \
+            "{} still run{} it, because no signed release to go back by was supplied: sign one with \
              `ecosight-models release sign --replaces` and roll it out",
-            stations(took.len())
+            stations(took.len()),
+            if took.len() == 1 { "s" } else { "" }
         )
     };
     let rolled_back = Rollout {
@@ -508,7 +510,8 @@ impl Transition {
         Self { event: Some(event), ..Self::noted(rollout) }
     }
 
-    fn noted(rollout: Rollout) -> Self {
+    /// Nothing but what stations said.
+    pub(super) fn noted(rollout: Rollout) -> Self {
         let none = Vec::new;
         Self {
             rollout,

@@ -15,6 +15,7 @@ mod original;
 mod predict;
 mod program;
 mod roles;
+mod rollout_laws;
 mod schema;
 mod server;
 mod station;
