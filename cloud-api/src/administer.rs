@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use ecosight_models::durable;
@@ -10,16 +11,19 @@ use ecosight_shared::Topic;
 
 use crate::access::{Passwords, Role, Secret, mosquitto_hash};
 use crate::chance::Chance;
-use crate::cli;
-use crate::clock::{Clock, parse_rfc3339};
+use crate::cli::{self, ReleasesCommand, RolloutsCommand};
+use crate::clock::{Clock, parse_rfc3339, rfc3339};
 use crate::config::Config;
 use crate::export::{self, ExportError, ExportFormat, Sink};
 use crate::log;
-use crate::server::{data_dir, open_store};
+use crate::rollout::{Input, Rollouts};
+use crate::server::{data_dir, open_releases, open_store};
 use crate::store::{CredentialRow, Deed, EventFilter, NewKey, NewUser, Store};
 
 /// Who the audit log says did it.
 const ACTOR: &str = "operator";
+/// Lines of a list.
+const LISTED: i64 = 200;
 
 pub(crate) async fn store(config: &Config) -> Result<Store> {
     open_store(config, &data_dir(config)?).await
@@ -149,6 +153,7 @@ fn mosquitto_files(
             Topic::Up(site, device),
             Topic::Alert(site, device),
             Topic::Status(site, device),
+            Topic::Update(site, device),
             Topic::Reply(site, device),
         ] {
             let _ = writeln!(acl, "topic write {topic}");
@@ -162,6 +167,69 @@ fn mosquitto_files(
         }
     }
     (passwords, acl)
+}
+
+/// Takes in a release, or lists those that are here.
+///
+/// # Errors
+/// If the release is refused, or the database or the data directory cannot be used.
+pub async fn releases(config: &Config, what: &ReleasesCommand) -> Result<()> {
+    let data_dir = data_dir(config)?;
+    let store = open_store(config, &data_dir).await?;
+    let mut text = String::new();
+    match what {
+        ReleasesCommand::Import { file } => {
+            let (clock, chance) = (Clock::system(), Chance::system());
+            let releases = open_releases(config, &data_dir, &store, &clock, &chance)?;
+            let taken = releases.import(file, ACTOR).await;
+            let (row, is_new) = taken.with_context(|| format!("cannot take {}", file.display()))?;
+            if is_new {
+                let detail = format!("{}, counter {}", row.title(), row.counter);
+                note(&store, "release.take", row.id.to_string(), detail).await?;
+            }
+            let _ = writeln!(text, "{}", row.id);
+        }
+        ReleasesCommand::List => {
+            for row in store.releases(None, LISTED).await? {
+                let (title, expires) = (row.title(), rfc3339(row.expires_us));
+                let _ = writeln!(text, "{}  {title}  {}  {expires}", row.id, row.counter);
+            }
+        }
+    }
+    store.close().await;
+    log::print(&text)
+}
+
+/// Lists rollouts, or steers one.
+///
+/// # Errors
+/// If there is no such rollout, it cannot be what is wanted, or the database cannot be used.
+pub async fn rollouts(config: &Config, what: RolloutsCommand) -> Result<()> {
+    let store = store(config).await?;
+    let wish = match what {
+        RolloutsCommand::List => None,
+        RolloutsCommand::Start { id } => Some((id, Input::Start)),
+        RolloutsCommand::Pause { id } => Some((id, Input::Pause)),
+        RolloutsCommand::Resume { id } => Some((id, Input::Resume)),
+        RolloutsCommand::Halt { id, reason } => Some((id, Input::Halt(reason))),
+        RolloutsCommand::Rollback { id, reason } => Some((id, Input::RollBack(reason))),
+    };
+    let rows = match wish {
+        Some((id, input)) => {
+            let rollouts = Rollouts::new(store.clone(), Clock::system(), Arc::default());
+            vec![rollouts.act(id, &input, ACTOR).await?]
+        }
+        None => store.rollouts(None, LISTED).await?,
+    };
+    let mut text = String::new();
+    for row in rows {
+        let title = store.release(row.release_id).await?.map(|release| release.title());
+        let (title, reason) = (title.unwrap_or_default(), row.reason.unwrap_or_default());
+        let (state, cohort) = (&row.state, row.cohort + 1);
+        let _ = writeln!(text, "{}  {title}  {state}  cohort {cohort}  {reason}", row.id);
+    }
+    store.close().await;
+    log::print(&text)
 }
 
 /// Writes an export to standard output.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use ecosight_models::train::cli::TrainArguments;
+use uuid::Uuid;
 
 use crate::access::Role;
 use crate::config::{BrokerChoice, Config, ConfigError, Fault};
@@ -46,6 +47,10 @@ pub enum Command {
     Models(ModelsCommand),
     /// Ask for a training
     Retrain(Retrain),
+    /// Take in signed releases of models, and list them
+    Releases(Releases),
+    /// List rollouts, and steer them
+    Rollouts(RolloutsOptions),
     /// Print every setting with its default, as a configuration file
     Configfile,
     /// Print the API's description (OpenAPI 3.1)
@@ -269,6 +274,78 @@ pub struct Export {
     /// Where the server keeps its records
     #[command(flatten)]
     pub settings: Settings,
+}
+
+/// Signed releases.
+#[derive(Debug, Args)]
+pub struct Releases {
+    /// What to do with them
+    #[command(subcommand)]
+    pub what: ReleasesCommand,
+    /// Where the server keeps its records
+    #[command(flatten)]
+    pub settings: Settings,
+}
+
+/// What to do with releases.
+#[derive(Debug, Subcommand)]
+pub enum ReleasesCommand {
+    /// Take in a release, as `ecosight-models release sign` makes it
+    Import {
+        /// The release
+        file: PathBuf,
+    },
+    /// List the releases that are here
+    List,
+}
+
+/// Rollouts.
+#[derive(Debug, Args)]
+pub struct RolloutsOptions {
+    /// What to do with them
+    #[command(subcommand)]
+    pub what: RolloutsCommand,
+    /// Where the server keeps its records
+    #[command(flatten)]
+    pub settings: Settings,
+}
+
+/// What to do with rollouts. Running servers notice within a second.
+#[derive(Debug, Subcommand)]
+pub enum RolloutsCommand {
+    /// List them, newest first
+    List,
+    /// Start one that was planned
+    Start {
+        /// Its id
+        id: Uuid,
+    },
+    /// Pause one: no further cohort gets the release
+    Pause {
+        /// Its id
+        id: Uuid,
+    },
+    /// Let a paused or halted one go on
+    Resume {
+        /// Its id
+        id: Uuid,
+    },
+    /// Halt one: stations that have not decided stay as they are
+    Halt {
+        /// Its id
+        id: Uuid,
+        /// Why
+        #[arg(long, default_value = "the operator decided so")]
+        reason: String,
+    },
+    /// Send every station back that took the release
+    Rollback {
+        /// Its id
+        id: Uuid,
+        /// Why
+        #[arg(long, default_value = "the operator decided so")]
+        reason: String,
+    },
 }
 
 /// What to watch.

@@ -7,6 +7,7 @@
 //! A delivery is acknowledged by whoever has stored it, and only on the connection it came on: packet
 //! ids are used again after a reconnect, and a late acknowledgement would release another message.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -68,6 +69,8 @@ pub struct Link {
     /// Raised at every loss of the connection.
     epoch: Arc<Mutex<u64>>,
     connected: watch::Receiver<bool>,
+    /// Connections at which the broker did not know our session.
+    new_sessions: Arc<AtomicU64>,
 }
 
 /// A message from the broker that waits for its acknowledgement.
@@ -88,7 +91,7 @@ pub fn link(options: &LinkOptions, backoff: Backoff) -> (Poller, Link, mpsc::Rec
         AsyncClient::builder(mqtt_options(options)).capacity(REQUESTS).build();
     let (connected_in, connected) = watch::channel(false);
     let (deliveries_in, deliveries) = mpsc::channel(DELIVERIES);
-    let link = Link { client, epoch: Arc::default(), connected };
+    let link = Link { client, epoch: Arc::default(), connected, new_sessions: Arc::default() };
     let broker = format!("{}:{}", options.host, options.port);
     let filters = if options.subscribe { filters(&options.group) } else { Vec::new() };
     let poller = Poller {
@@ -103,15 +106,16 @@ pub fn link(options: &LinkOptions, backoff: Backoff) -> (Poller, Link, mpsc::Rec
     (poller, link, deliveries)
 }
 
-/// What stations send. A group shares it: each message goes to one of its servers. Statuses are
-/// retained, which shared subscriptions leave out, so that every server takes them; storing one twice
-/// changes nothing.
+/// What stations send. A group shares it: each message goes to one of its servers. Statuses and words
+/// about releases are retained, which shared subscriptions leave out, so that every server takes them;
+/// storing one twice changes nothing.
 fn filters(group: &str) -> Vec<String> {
     let up = match group {
         "" => Topic::ALL_UP.to_owned(),
         group => format!("$share/{group}/{}", Topic::ALL_UP),
     };
-    vec![up, Topic::ALL_STATUS.to_owned(), Topic::ALL_REPLY.to_owned()]
+    let further = [Topic::ALL_STATUS, Topic::ALL_REPLY, Topic::ALL_UPDATES];
+    [up].into_iter().chain(further.map(str::to_owned)).collect()
 }
 
 fn mqtt_options(link: &LinkOptions) -> MqttOptions {
@@ -185,7 +189,12 @@ pub struct Poller {
 pub async fn poll(mut poller: Poller, stop: CancellationToken) {
     loop {
         match poller.eventloop.poll().await {
-            Ok(Event::Incoming(Packet::ConnAck(_))) => poller.on_connected(),
+            Ok(Event::Incoming(Packet::ConnAck(connack))) => {
+                if !connack.session_present {
+                    poller.link.new_sessions.fetch_add(1, Ordering::Relaxed);
+                }
+                poller.on_connected();
+            }
             Ok(Event::Incoming(Packet::SubAck(suback))) => poller.on_subscribed(&suback),
             Ok(Event::Incoming(Packet::Publish(publish))) => poller.on_publish(publish).await,
             Ok(_) => {}
@@ -271,6 +280,13 @@ impl Link {
     #[must_use]
     pub fn is_connected(&self) -> bool {
         *self.connected.borrow()
+    }
+
+    /// Connections so far at which the broker did not know our session: each time it may have
+    /// forgotten what it kept for us.
+    #[must_use]
+    pub fn new_sessions(&self) -> u64 {
+        self.new_sessions.load(Ordering::Relaxed)
     }
 
     /// Waits until there is a connection; false if there will be none any more.

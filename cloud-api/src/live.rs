@@ -31,9 +31,9 @@ const LAG: usize = 256;
 pub struct Happening {
     /// Higher than that of everything before, also across restarts.
     pub id: u64,
-    /// `alert`, `detection`, `clip`, `device`, `training` or `model`.
+    /// `alert`, `detection`, `clip`, `device`, `rollout`, `training` or `model`.
     pub kind: &'static str,
-    /// The event, station, job or change as JSON.
+    /// The event, station, rollout, job or change as JSON.
     pub json: Arc<str>,
 }
 

@@ -56,6 +56,14 @@ async fn main() -> ExitCode {
             Ok(config) => finished(learn::retrain(&config, &options).await),
             Err(code) => code,
         },
+        Command::Releases(options) => match configured(&options.settings) {
+            Ok(config) => finished(administer::releases(&config, &options.what).await),
+            Err(code) => code,
+        },
+        Command::Rollouts(options) => match configured(&options.settings) {
+            Ok(config) => finished(administer::rollouts(&config, options.what).await),
+            Err(code) => code,
+        },
         Command::Configfile => finished(log::print(&default_file())),
         Command::Openapi => finished(print_openapi()),
         Command::Train(arguments) => match training::run_trainer(&arguments) {

@@ -1,13 +1,18 @@
 //! Real brokers and real programs under test: what load and fault runs are made of.
 //!
-//! Nothing here pretends to be a part of the system. A [`Broker`] is Mosquitto, a [`Program`] is one
-//! of the built binaries, and both can be killed as the field kills them.
+//! A [`Broker`] is Mosquitto, a [`Program`] is one of the built binaries, and both can be killed as the
+//! field kills them. Only stations are simulated, in numbers that no desk has room for: a [`Fleet`]
+//! updates its models over the real wire.
 
 mod broker;
 mod program;
+mod signed;
+mod updating;
 
 pub use broker::{Broker, BrokerError};
 pub use program::{Program, ProgramError, built};
+pub use signed::{SignedRelease, sign_release};
+pub use updating::{Fate, Fleet, FleetOptions, Tally};
 
 use std::io;
 use std::net::TcpListener;

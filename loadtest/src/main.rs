@@ -5,6 +5,7 @@
 mod fleet;
 mod predict;
 mod quantile;
+mod rollout;
 
 use std::process::ExitCode;
 
@@ -23,6 +24,10 @@ enum Command {
     Predict(predict::Options),
     /// Stations that send detections over MQTT; says what was lost on the way to the database
     Fleet(fleet::Options),
+    /// Stations that take a signed release, cohort by cohort; says how long the rollout took
+    Rollout(rollout::Options),
+    /// Print the public key of `rollout`, for the server's releases.trusted_keys
+    RolloutKey(rollout::KeyOptions),
 }
 
 #[tokio::main]
@@ -31,5 +36,7 @@ async fn main() -> anyhow::Result<ExitCode> {
     match Cli::parse().command {
         Command::Predict(options) => predict::run(options).await,
         Command::Fleet(options) => fleet::run(options).await,
+        Command::Rollout(options) => rollout::run(options).await,
+        Command::RolloutKey(options) => Ok(rollout::print_key(&options)),
     }
 }

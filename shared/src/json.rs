@@ -193,6 +193,132 @@ pub struct PulledClip {
     pub from: String,
 }
 
+/// Payload of `…/desired`: retained; what the station should run. An empty payload or no model: it
+/// keeps what it has.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DesiredDocument {
+    /// Always [`DesiredDocument::VERSION`].
+    pub v: u8,
+    /// The release to install.
+    pub model: Option<DesiredModel>,
+    /// When this was decided, RFC 3339 UTC. A station that has refused tries again when it is asked
+    /// anew.
+    pub time: String,
+}
+
+/// A release that a station should install.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DesiredModel {
+    /// What its maker signed.
+    #[serde(flatten)]
+    pub signed: SignedDocument,
+    /// Path on the server below which every file lies under its SHA-256 in hexadecimal.
+    pub files: String,
+    /// How long it is tried beside the old one, seconds; a station may insist on more.
+    pub trial_s: u32,
+}
+
+/// A signed release manifest in JSON, see `release::SignedManifest`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SignedDocument {
+    /// `<name>-<version>`, for people: only what is signed counts.
+    pub release: String,
+    /// The manifest's bytes in base64.
+    pub manifest: String,
+    /// By one key or more.
+    pub signatures: Vec<SignatureDocument>,
+}
+
+/// One signature in JSON.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SignatureDocument {
+    /// Id of the key, 16 hexadecimal digits.
+    pub key: String,
+    /// The 64 bytes in base64.
+    pub signature: String,
+}
+
+/// Payload of `…/update`: retained; how the station's newest update goes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct UpdateDocument {
+    /// Always [`UpdateDocument::VERSION`].
+    pub v: u8,
+    /// The station.
+    pub device: Uuid,
+    /// `<name>-<version>` of the release.
+    pub release: String,
+    /// SHA-256 of the signed manifest, hexadecimal: exactly which release; empty if none could be
+    /// read.
+    pub manifest: String,
+    /// Counter of the release; nothing while its signature was not verified.
+    pub counter: Option<u64>,
+    /// What was done last. It was written to the station's disk before this was sent.
+    pub step: UpdateStep,
+    /// Why it was refused or rolled back, a sentence.
+    pub reason: Option<String>,
+    /// The same, a word for programs.
+    pub code: Option<String>,
+    /// When that step was done, RFC 3339 UTC by the station's clock.
+    pub at: String,
+    /// The model that judges now.
+    pub active: ActiveModel,
+    /// What the trial has shown so far.
+    pub trial: Option<TrialReport>,
+}
+
+/// How far an update is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum UpdateStep {
+    /// Its signature, time, counter and addressee are right.
+    Accepted,
+    /// Its files are being fetched.
+    Downloading,
+    /// All files are there, with the right hashes.
+    Verified,
+    /// A process of its own could load it.
+    Loaded,
+    /// Its golden sounds score here as they did where it was made.
+    Proved,
+    /// It judges beside the old model, which still decides.
+    Trial,
+    /// It decides.
+    Committed,
+    /// It was not installed.
+    Refused,
+    /// It ran, on trial or for good, and the model before it is back.
+    RolledBack,
+}
+
+/// Which model judges.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ActiveModel {
+    /// Name of the bundle.
+    pub name: String,
+    /// Version of the bundle.
+    pub version: String,
+    /// [`crate::ModelTag`] as 8 hexadecimal digits.
+    pub tag: String,
+}
+
+/// Two models on the same sound.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct TrialReport {
+    /// Windows that both have judged.
+    pub windows: u64,
+    /// Windows that the new one failed on.
+    pub failed: u64,
+    /// Events of the old one.
+    pub events_old: u64,
+    /// Events of the new one.
+    pub events_new: u64,
+    /// Part of the windows in which both say the same of every class that raises events; 0 to 1.
+    pub agreement: f64,
+    /// Time that the new one takes, in times of the old one's.
+    pub slowness: f64,
+}
+
 /// Whether a station is connected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -237,4 +363,38 @@ impl AlertDocument {
 impl StatusDocument {
     /// Schema name and version.
     pub const SCHEMA: &'static str = "ecosight.status/1";
+}
+
+impl DesiredDocument {
+    /// Version of the document.
+    pub const VERSION: u8 = 1;
+}
+
+impl UpdateDocument {
+    /// Version of the document.
+    pub const VERSION: u8 = 1;
+}
+
+impl UpdateStep {
+    /// Whether nothing more will come of it.
+    #[must_use]
+    pub fn is_last(self) -> bool {
+        matches!(self, Self::Committed | Self::Refused | Self::RolledBack)
+    }
+
+    /// As documents spell it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Accepted => "accepted",
+            Self::Downloading => "downloading",
+            Self::Verified => "verified",
+            Self::Loaded => "loaded",
+            Self::Proved => "proved",
+            Self::Trial => "trial",
+            Self::Committed => "committed",
+            Self::Refused => "refused",
+            Self::RolledBack => "rolled_back",
+        }
+    }
 }

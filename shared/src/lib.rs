@@ -3,7 +3,7 @@
 //! Everything that crosses the network is defined here and nowhere else: identifiers, the
 //! binary [`Envelope`] and its messages, the JSON that people's tools read, and the MQTT
 //! [`Topic`] tree. The crate is `no_std` without its default feature `std`, which only adds
-//! the JSON documents.
+//! the JSON documents; its feature `release` adds signed releases of models.
 
 #![cfg_attr(not(feature = "std"), no_std)]
 
@@ -12,6 +12,8 @@ mod ids;
 #[cfg(feature = "std")]
 pub mod json;
 mod messages;
+#[cfg(feature = "release")]
+pub mod release;
 mod topics;
 pub mod version;
 

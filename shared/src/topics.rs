@@ -6,6 +6,7 @@
 //! ecosight/v1/{site}/{device}/alert        JSON for people's tools on site
 //! ecosight/v1/{site}/{device}/status       JSON, retained, last will
 //! ecosight/v1/{site}/{device}/desired      JSON, retained: model and configuration wanted
+//! ecosight/v1/{site}/{device}/update       JSON, retained: how the station's newest update goes
 //! ecosight/v1/{site}/{device}/cmd/{name}   JSON to the station
 //! ecosight/v1/{site}/{device}/reply        JSON from the station
 //! ecosight/v1/{site}/alerts/{class}        JSON, enriched, from the cloud to rangers
@@ -30,6 +31,8 @@ pub enum Topic<'a> {
     Status(&'a str, DeviceId),
     /// Retained JSON: what the station should run.
     Desired(&'a str, DeviceId),
+    /// Retained JSON: how the station's newest update goes.
+    Update(&'a str, DeviceId),
     /// JSON command to the station, by name.
     Command(&'a str, DeviceId, &'a str),
     /// JSON answer of the station.
@@ -49,6 +52,8 @@ impl Topic<'_> {
     pub const ALL_STATUS: &'static str = "ecosight/v1/+/+/status";
     /// Filter for the answers of every station.
     pub const ALL_REPLY: &'static str = "ecosight/v1/+/+/reply";
+    /// Filter for the updates of every station.
+    pub const ALL_UPDATES: &'static str = "ecosight/v1/+/+/update";
     /// Filter for the alerts of the cloud, every site and class.
     pub const ALL_SITE_ALERTS: &'static str = "ecosight/v1/+/alerts/+";
 
@@ -77,6 +82,7 @@ impl Topic<'_> {
             "alert" => Ok(Topic::Alert(site, device)),
             "status" => Ok(Topic::Status(site, device)),
             "desired" => Ok(Topic::Desired(site, device)),
+            "update" => Ok(Topic::Update(site, device)),
             "reply" => Ok(Topic::Reply(site, device)),
             _ => match leaf.strip_prefix("cmd/") {
                 Some(name) if is_segment(name) => Ok(Topic::Command(site, device, name)),
@@ -99,6 +105,7 @@ impl fmt::Display for Topic<'_> {
             Self::Alert(site, device) => write!(f, "{ROOT}/{site}/{device}/alert"),
             Self::Status(site, device) => write!(f, "{ROOT}/{site}/{device}/status"),
             Self::Desired(site, device) => write!(f, "{ROOT}/{site}/{device}/desired"),
+            Self::Update(site, device) => write!(f, "{ROOT}/{site}/{device}/update"),
             Self::Command(site, device, name) => write!(f, "{ROOT}/{site}/{device}/cmd/{name}"),
             Self::Reply(site, device) => write!(f, "{ROOT}/{site}/{device}/reply"),
             Self::SiteAlert(site, class) => write!(f, "{ROOT}/{site}/alerts/{class}"),

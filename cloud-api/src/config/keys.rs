@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use ecosight_shared::release::PublicKey;
+
 use super::{BrokerChoice, Config};
 
 /// A value as it was written, from TOML or from a variable.
@@ -227,6 +229,16 @@ pub(super) const KEYS: &[Key] = &[
         get: |c| Some(spelled(c.learning.lease)),
     },
     Key {
+        section: "releases",
+        name: "trusted_keys",
+        doc: "Public keys as `ecosight-models release keygen` prints them; releases signed by others are refused.",
+        set: |c, v| public_keys(v).map(|v| c.releases.trusted_keys = v),
+        get: |c| {
+            let keys = c.releases.trusted_keys.iter().map(ToString::to_string);
+            Some(listed(&keys.collect::<Vec<_>>()))
+        },
+    },
+    Key {
         section: "log",
         name: "filter",
         doc: "What is logged, in the form of RUST_LOG, which has precedence.",
@@ -321,16 +333,26 @@ fn schedule(value: Written) -> Result<String, String> {
     Ok(text)
 }
 
-fn origins(value: Written) -> Result<Vec<String>, String> {
-    let origins = match value {
-        Written::List(items) => items,
-        Written::Text(text) => text
+/// A list, in TOML as one, in a variable with commas.
+fn items(value: Written) -> Result<Vec<String>, String> {
+    match value {
+        Written::List(items) => Ok(items),
+        Written::Text(text) => Ok(text
             .split(',')
             .map(|item| item.trim().into())
             .filter(|i: &String| !i.is_empty())
-            .collect(),
-        other => return Err(format!("expected a list of texts, found {}", other.kind())),
-    };
+            .collect()),
+        other => Err(format!("expected a list of texts, found {}", other.kind())),
+    }
+}
+
+fn public_keys(value: Written) -> Result<Vec<PublicKey>, String> {
+    let key = |text: String| text.parse().map_err(|error| format!("{text:?}: {error}"));
+    items(value)?.into_iter().map(key).collect()
+}
+
+fn origins(value: Written) -> Result<Vec<String>, String> {
+    let origins = items(value)?;
     for origin in &origins {
         let host = origin.strip_prefix("https://").or_else(|| origin.strip_prefix("http://"));
         if origin != "*"

@@ -9,6 +9,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ecosight_shared::release::PublicKey;
+
 pub use parse::default_file;
 
 /// Settings of the server, complete: what nobody set has its default.
@@ -26,6 +28,8 @@ pub struct Config {
     pub model: ModelConfig,
     /// `[learning]`
     pub learning: LearningConfig,
+    /// `[releases]`
+    pub releases: ReleasesConfig,
     /// `[log]`
     pub log: LogConfig,
 }
@@ -138,6 +142,13 @@ impl LearningConfig {
     }
 }
 
+/// Which signed releases the server hands on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ReleasesConfig {
+    /// Public keys; a release signed by none of them is refused.
+    pub trusted_keys: Vec<PublicKey>,
+}
+
 /// What is written to stderr.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogConfig {
@@ -216,6 +227,7 @@ impl Default for Config {
                 missed_shot_range_m: 5_000,
                 lease: Duration::from_secs(60),
             },
+            releases: ReleasesConfig::default(),
             log: LogConfig { filter: "info,rumqttd=off,sqlx=warn".into(), json: false },
         }
     }

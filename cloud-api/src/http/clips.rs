@@ -5,10 +5,7 @@ use std::sync::Arc;
 use axum::Json;
 use axum::body::{Body, Bytes};
 use axum::extract::{Extension, Path, Request, State};
-use axum::http::header::{
-    ACCEPT_RANGES, CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE,
-    ETAG, IF_NONE_MATCH, RANGE,
-};
+use axum::http::header::{CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_RANGE};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use ecosight_shared::ClipFormat;
@@ -21,6 +18,7 @@ use uuid::Uuid;
 
 use super::accounts::log;
 use super::events::id;
+use super::range::{Ranged, ranged};
 use super::{Api, Problem};
 use crate::access::Caller;
 use crate::clips::{MAX_CLIP_BYTES, Part, Progress};
@@ -250,78 +248,26 @@ pub(super) async fn download(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let clip = stored(&api, &caller, &text).await?;
-    let tag = format!("\"{}\"", clip.sha256);
-    if headers.get(IF_NONE_MATCH).is_some_and(|seen| seen.as_bytes() == tag.as_bytes()) {
-        return Ok(StatusCode::NOT_MODIFIED.into_response());
-    }
-    let total = clip.bytes as u64;
-    let wanted = headers.get(RANGE).and_then(|range| range.to_str().ok());
-    let (status, first, len) = match wanted.map_or(Wanted::All, |range| wanted_range(range, total))
-    {
-        Wanted::All => (StatusCode::OK, 0, total),
-        Wanted::Part { first, last } => (StatusCode::PARTIAL_CONTENT, first, last - first + 1),
-        Wanted::Nothing => {
-            let none = HeaderValue::try_from(format!("bytes */{total}"));
-            return Err(Problem::new(
-                StatusCode::RANGE_NOT_SATISFIABLE,
-                format!("The recording has {total} bytes."),
-            )
-            .with(CONTENT_RANGE, none.unwrap_or(HeaderValue::from_static("bytes */*"))));
-        }
+    let head = match ranged(&headers, clip.bytes as u64, &clip.sha256, "recording")? {
+        Ranged::Unchanged => return Ok(StatusCode::NOT_MODIFIED.into_response()),
+        Ranged::Part(head) => head,
     };
-    if let (Caller::Account(account), 0) = (&caller, first) {
+    if let (Caller::Account(account), 0) = (&caller, head.first) {
         // A player asks for more ranges; it began here.
         log(&api, account.actor.clone(), "clip.play", &text, String::new()).await?;
     }
-    let file = api.clips.read(&clip, first).await.map_err(|error| {
+    let file = api.clips.read(&clip, head.first).await.map_err(|error| {
         error!(clip = %clip.id, %error, "a stored recording cannot be read");
         Problem::of_disk(&error, "recording")
     })?;
-    let body = Body::from_stream(ReaderStream::new(file.take(len)));
+    let body = Body::from_stream(ReaderStream::new(file.take(head.len)));
     let format = clip.format();
+    let mut response = head.answer(format.content_type(), body);
     let name = format!("inline; filename=\"{}.{}\"", clip.id, format.extension());
-    let mut response = Response::builder()
-        .status(status)
-        .header(CONTENT_TYPE, format.content_type())
-        .header(CONTENT_LENGTH, len)
-        .header(ACCEPT_RANGES, "bytes")
-        .header(CONTENT_DISPOSITION, name)
-        // The id names one recording for ever.
-        .header(CACHE_CONTROL, "private, max-age=31536000, immutable")
-        .header(ETAG, tag);
-    if status == StatusCode::PARTIAL_CONTENT {
-        let last = first + len - 1;
-        response = response.header(CONTENT_RANGE, format!("bytes {first}-{last}/{total}"));
+    if let Ok(name) = HeaderValue::try_from(name) {
+        response.headers_mut().insert(CONTENT_DISPOSITION, name);
     }
-    response.body(body).map_err(|error| {
-        error!(%error, "an answer could not be made");
-        Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "The server has a fault; see its log.")
-    })
-}
-
-#[derive(Debug, PartialEq, Eq)]
-enum Wanted {
-    All,
-    Part { first: u64, last: u64 },
-    Nothing,
-}
-
-/// RFC 9110 section 14.1.2, one range only; what is malformed or many is answered with the whole.
-fn wanted_range(text: &str, total: u64) -> Wanted {
-    let Some((first, last)) = text.strip_prefix("bytes=").and_then(|range| range.split_once('-'))
-    else {
-        return Wanted::All;
-    };
-    match (first.trim().parse::<u64>(), last.trim().parse::<u64>()) {
-        (Ok(first), _) if first >= total && !last.contains(',') => Wanted::Nothing,
-        (Ok(first), Ok(last)) if first <= last => Wanted::Part { first, last: last.min(total - 1) },
-        (Ok(first), Err(_)) if last.trim().is_empty() => Wanted::Part { first, last: total - 1 },
-        (Err(_), Ok(0)) if first.trim().is_empty() => Wanted::Nothing,
-        (Err(_), Ok(suffix)) if first.trim().is_empty() => {
-            Wanted::Part { first: total.saturating_sub(suffix), last: total - 1 }
-        }
-        _ => Wanted::All,
-    }
+    Ok(response)
 }
 
 /// A recording that the caller may have to do with: a station with its own, an account with those of
@@ -360,27 +306,7 @@ pub(super) async fn stored(api: &Api, caller: &Caller, text: &str) -> Result<Cli
 
 #[cfg(test)]
 mod tests {
-    use super::{Wanted, parse_sha256, wanted_range};
-
-    #[test]
-    fn ranges_are_cut_to_the_recording() {
-        let part = |first, last| Wanted::Part { first, last };
-        for (text, wanted) in [
-            ("bytes=0-9", part(0, 9)),
-            ("bytes=5-", part(5, 99)),
-            ("bytes=90-200", part(90, 99)),
-            ("bytes=-10", part(90, 99)),
-            ("bytes=-1000", part(0, 99)),
-            ("bytes=100-", Wanted::Nothing),
-            ("bytes=-0", Wanted::Nothing),
-            ("bytes=9-5", Wanted::All),
-            ("bytes=0-1,5-6", Wanted::All),
-            ("lines=0-1", Wanted::All),
-            ("bytes=", Wanted::All),
-        ] {
-            assert_eq!(wanted_range(text, 100), wanted, "{text}");
-        }
-    }
+    use super::parse_sha256;
 
     #[test]
     fn a_hash_is_64_hexadecimal_digits() {

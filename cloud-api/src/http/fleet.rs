@@ -302,8 +302,12 @@ pub(super) async fn telemetry(
 pub(super) struct DesiredDocument {
     /// Rises with every change; also the `ETag`.
     version: i64,
+    /// Settings.
     #[schema(value_type = Object)]
     desired: Value,
+    /// The model that a rollout wants it to run; `null`: the one that it has.
+    #[schema(value_type = Object)]
+    model: Option<Value>,
     updated_at: String,
     updated_by: String,
 }
@@ -313,6 +317,7 @@ impl From<DesiredRow> for DesiredDocument {
         Self {
             version: row.version,
             desired: serde_json::from_str(&row.document).unwrap_or_default(),
+            model: row.model.and_then(|model| serde_json::from_str(&model).ok()),
             updated_at: rfc3339(row.updated_us),
             updated_by: row.updated_by,
         }
@@ -348,7 +353,8 @@ fn tagged(row: DesiredRow) -> Response {
     ([(ETAG, tag)], Json(DesiredDocument::from(row))).into_response()
 }
 
-/// Says what a station should run, and publishes it retained
+/// Says which settings a station should have; they are published retained, with the model that a
+/// rollout wants it to run
 #[utoipa::path(
     put,
     path = "/api/v1/devices/{id}/desired",
@@ -388,13 +394,7 @@ pub(super) async fn set_desired(
             "Somebody else changed it; read it again.",
         ));
     };
-    let topic = Topic::Desired(&device.site_id, DeviceId(device.id)).to_string();
-    let payload = json!({
-        "schema": "ecosight.desired/1",
-        "version": row.version,
-        "desired": serde_json::from_str::<Value>(&row.document).unwrap_or_default(),
-    });
-    deliver(&api, &topic, &payload, true).await?;
+    api.rollouts.tell();
     let detail = format!("version {}", row.version);
     log(&api, caller.actor(), "device.desired", &text, detail).await?;
     Ok(tagged(row))
@@ -507,23 +507,18 @@ pub(super) async fn command(
         "expires_at": rfc3339(row.expires_us),
         "payload": serde_json::from_str::<Value>(&row.payload).unwrap_or_default(),
     });
-    deliver(&api, &topic, &message, false).await?;
+    deliver(&api, &topic, &message).await?;
     row.sent_us = Some(api.clock.now_us());
     api.store.command_sent(row.id, api.clock.now_us()).await?;
     Ok((StatusCode::ACCEPTED, Json(row.into())))
 }
 
 /// Publishes, and waits until the broker has it.
-pub(super) async fn deliver(
-    api: &Api,
-    topic: &str,
-    payload: &Value,
-    retain: bool,
-) -> Result<(), Problem> {
+pub(super) async fn deliver(api: &Api, topic: &str, payload: &Value) -> Result<(), Problem> {
     let no_broker = || Problem::unavailable("The broker did not take the message; try again.");
     let publish = async {
         let payload = payload.to_string().into_bytes();
-        let notice = api.link.publish_tracked(topic, payload, retain).await.ok()?;
+        let notice = api.link.publish_tracked(topic, payload, false).await.ok()?;
         notice.wait_completion_async().await.ok()
     };
     if !api.link.is_connected() {

@@ -17,9 +17,9 @@ use crate::live::{Happening, Live};
 
 /// What happens now, as server-sent events
 ///
-/// Events are `alert`, `detection`, `clip` (an event as JSON), `device` (a station as JSON), and, for
-/// those who see all sites, `training` (a job as JSON) and `model` (which version serves). With
-/// `Last-Event-ID`, what came after it and is still known comes first.
+/// Events are `alert`, `detection`, `clip` (an event as JSON), `device` (a station as JSON), `rollout` (a
+/// rollout as JSON), and, for those who see all sites, `training` (a job as JSON) and `model` (which
+/// version serves). With `Last-Event-ID`, what came after it and is still known comes first.
 #[utoipa::path(
     get,
     path = "/api/v1/live",
@@ -58,7 +58,9 @@ fn happenings(live: &Live, last_seen: Option<u64>) -> impl Stream<Item = Happeni
 /// The happening as the caller may see it; `None` if it is not the caller's to see.
 fn event(happening: &Happening, caller: &Caller) -> Option<Event> {
     let event = Event::default().id(happening.id.to_string()).event(happening.kind);
-    if caller.sites().is_none() && caller.sees_positions() {
+    // A rollout concerns every site, and tells of no place.
+    let positions = caller.sees_positions() || happening.kind == "rollout";
+    if caller.sites().is_none() && positions {
         return Some(event.data(&*happening.json));
     }
     json_shown_to(&happening.json, caller).map(|json| event.data(json))

@@ -288,7 +288,7 @@ async fn ask(api: &Api, caller: &Caller, pull: &PullRow) -> Result<(), Problem> 
     api.store.note_command(row).await?;
     let topic = Topic::Command(&pull.site_id, DeviceId(pull.device_id), "pull").to_string();
     let message = serde_json::to_value(&command).map_err(|error| Problem::internal(&error))?;
-    match deliver(api, &topic, &message, false).await {
+    match deliver(api, &topic, &message).await {
         Ok(()) => api.store.command_sent(pull.id, api.clock.now_us()).await?,
         Err(_) => warn!(station = %pull.device_id, "the broker did not take a request for sound"),
     }

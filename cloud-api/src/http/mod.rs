@@ -22,6 +22,9 @@ mod page;
 mod pictures;
 mod predict;
 mod problem;
+mod range;
+mod releases;
+mod rollouts;
 mod samples;
 mod system;
 mod verdicts;
@@ -54,6 +57,8 @@ use crate::inference::{Inference, MAX_FILE_BYTES};
 use crate::link::Link;
 use crate::live::Live;
 use crate::registry::{MAX_PACKED_BYTES, Registry};
+use crate::releases::Releases;
+use crate::rollout::Rollouts;
 use crate::samples::Samples;
 use crate::serving::Switch;
 use crate::store::Store;
@@ -78,6 +83,10 @@ pub struct Api {
     pub clips: Clips,
     /// Sounds to learn from.
     pub samples: Samples,
+    /// Signed releases of models.
+    pub releases: Releases,
+    /// How they come to stations.
+    pub rollouts: Rollouts,
     /// What happens now.
     pub live: Live,
     /// The model.
@@ -174,6 +183,16 @@ fn routes(deadline: Duration) -> (Router<Arc<Api>>, OpenApi) {
         .routes(routes!(fleet::enrol))
         .routes(routes!(fleet::sites))
         .routes(routes!(fleet::describe_site))
+        .routes(routes!(releases::releases))
+        .routes(routes!(releases::release))
+        .routes(routes!(rollouts::rollouts, rollouts::plan))
+        .routes(routes!(rollouts::rollout))
+        .routes(routes!(rollouts::devices))
+        .routes(routes!(rollouts::start))
+        .routes(routes!(rollouts::pause))
+        .routes(routes!(rollouts::resume))
+        .routes(routes!(rollouts::halt))
+        .routes(routes!(rollouts::roll_back))
         .routes(routes!(accounts::login))
         .routes(routes!(accounts::logout))
         .routes(routes!(accounts::me))
@@ -194,9 +213,12 @@ fn routes(deadline: Duration) -> (Router<Arc<Api>>, OpenApi) {
         .merge(forms)
         .merge(versions)
         .layer(from_fn_with_state(deadline, edge::deadline));
-    // A recording over a thin link, or an export, may take long; they have rules of their own.
+    // A recording or a release over a thin link, or an export, may take long; they have rules of their
+    // own.
     let patient = OpenApiRouter::new()
         .routes(routes!(clips::download, clips::offset, clips::upload))
+        .routes(routes!(releases::take))
+        .routes(routes!(releases::file))
         .routes(routes!(export::export));
     let (router, mut openapi) = quick.merge(patient).split_for_parts();
     docs::complete(&mut openapi);

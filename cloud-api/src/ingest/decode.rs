@@ -5,20 +5,25 @@
 
 use std::collections::BTreeMap;
 
-use ecosight_shared::json::{CommandReply, ConnectionState, ModelInfo, StatusDocument};
+use ecosight_shared::json::{
+    ActiveModel, CommandReply, ConnectionState, ModelInfo, StatusDocument, UpdateDocument,
+};
 use ecosight_shared::{
     Alert, CLASS_NAME_MAX_LEN, Detection, DeviceId, Envelope, EventId, Flags, Header, Message,
     ModelTag, SLUG_MAX_LEN, Slug, Telemetry, TimeQuality, Topic,
 };
 use uuid::Uuid;
 
+use crate::clock::parse_rfc3339;
 use crate::link::Delivery;
 use crate::store::{
-    Batch, CommandAnswer, Content, EventDraft, Refused, StationStatus, StoredRecord,
+    Batch, CommandAnswer, Content, EventDraft, Refused, StationStatus, StoredRecord, UpdateReport,
 };
 
 /// Longest free text in a status document, in bytes.
 const TEXT_MAX_LEN: usize = 128;
+/// Longest sentence in which a station says why.
+const REASON_MAX_LEN: usize = 1_024;
 const CLASSES_MAX_LEN: usize = 256;
 const STATUS_MAX_BYTES: usize = 64 * 1024;
 /// Bytes of a bad payload that are kept.
@@ -60,6 +65,8 @@ pub(super) fn decode(deliveries: &[Delivery], received_us: i64) -> Decoded {
             Ok(Topic::Reply(_, device)) => {
                 answer(device, &delivery.payload).map(|answer| decoded.batch.answers.extend(answer))
             }
+            Ok(Topic::Update(site, device)) => update(site, device, &delivery.payload)
+                .map(|update| decoded.batch.updates.extend(update)),
             _ => Err(Fault::unknown("not a topic that a station sends on")),
         };
         if let Err(fault) = result {
@@ -271,7 +278,7 @@ fn checked_status(
     }
     let ModelInfo { name, version, tag, classes } = model;
     for text in [&name, &version, &agent_version] {
-        if text.len() > TEXT_MAX_LEN || text.chars().any(char::is_control) {
+        if !is_plain(text, TEXT_MAX_LEN) {
             return Err(format!("{text:?} is too long or no plain text"));
         }
     }
@@ -297,6 +304,66 @@ fn checked_status(
         classes,
         location: location.map(|place| (place.lat, place.lon, place.uncertainty_m)),
     })
+}
+
+/// An empty payload takes a retained word away, and says nothing.
+fn update(site: &str, device: DeviceId, payload: &[u8]) -> Result<Option<UpdateReport>, Fault> {
+    if payload.is_empty() {
+        return Ok(None);
+    }
+    if payload.len() > STATUS_MAX_BYTES {
+        return Err(Fault::unknown("the word about a release is too long"));
+    }
+    let document: UpdateDocument = serde_json::from_slice(payload).map_err(|error| {
+        Fault::unknown(&format!("the word about a release is not as it should be: {error}"))
+    })?;
+    checked_update(site, device, document).map(Some).map_err(|reason| Fault::unknown(&reason))
+}
+
+fn checked_update(
+    site: &str,
+    device: DeviceId,
+    document: UpdateDocument,
+) -> Result<UpdateReport, String> {
+    if document.v != UpdateDocument::VERSION {
+        return Err(format!("version {} is not {}", document.v, UpdateDocument::VERSION));
+    }
+    if document.device != device.0 {
+        return Err(format!("the word is of station {}", document.device));
+    }
+    let ActiveModel { name, version, tag } = document.active;
+    let code = document.code.unwrap_or_default();
+    let reason = document.reason.unwrap_or_default();
+    let short = [&document.release, &document.manifest, &name, &version, &tag, &code];
+    if let Some(text) = short.into_iter().find(|text| !is_plain(text, TEXT_MAX_LEN)) {
+        return Err(format!("{text:?} is too long or no plain text"));
+    }
+    if !is_plain(&reason, REASON_MAX_LEN) {
+        return Err("the reason is too long or no plain text".into());
+    }
+    let at_us = parse_rfc3339(&document.at)
+        .ok_or_else(|| format!("{:?} is no time such as 2026-03-01T18:00:00Z", document.at))?;
+    let trial = document.trial.and_then(|trial| serde_json::to_string(&trial).ok());
+    let said = |text: String| (!text.is_empty()).then_some(text);
+    Ok(UpdateReport {
+        device_id: device.0,
+        site_id: site.to_owned(),
+        release: document.release,
+        manifest_sha256: document.manifest,
+        counter: document.counter.map(|counter| i64::try_from(counter).unwrap_or(i64::MAX)),
+        step: document.step.name().to_owned(),
+        code: said(code),
+        reason: said(reason),
+        at_us,
+        active_name: name,
+        active_version: version,
+        active_tag: tag,
+        trial,
+    })
+}
+
+fn is_plain(text: &str, max_len: usize) -> bool {
+    text.len() <= max_len && !text.chars().any(char::is_control)
 }
 
 impl Fault {

@@ -46,6 +46,8 @@ pub struct Ingest {
     pub backoff: Backoff,
     /// Told when there are new alerts.
     pub alerts: std::sync::Arc<Notify>,
+    /// Told when stations say something of releases.
+    pub rollouts: std::sync::Arc<Notify>,
     /// Told what has changed, for those who watch.
     pub changes: mpsc::Sender<Changes>,
 }
@@ -156,6 +158,7 @@ impl Ingest {
             all.0.batch.records.extend(decoded.batch.records);
             all.0.batch.statuses.extend(decoded.batch.statuses);
             all.0.batch.answers.extend(decoded.batch.answers);
+            all.0.batch.updates.extend(decoded.batch.updates);
             all.0.batch.refused.extend(decoded.batch.refused);
             for (station, records) in decoded.receipts {
                 all.0.receipts.entry(station).or_default().extend(records);
@@ -164,6 +167,7 @@ impl Ingest {
             all.1.alerts.extend(committed.alerts);
             all.1.events.extend(committed.events);
             all.1.devices.extend(committed.devices);
+            all.1.updates |= committed.updates;
         }
         Some(all)
     }
@@ -235,6 +239,9 @@ impl Ingest {
     fn announce(&self, batch: &Batch, committed: Committed) {
         if !committed.alerts.is_empty() {
             self.alerts.notify_one();
+        }
+        if committed.updates {
+            self.rollouts.notify_one();
         }
         let changes = Changes {
             alerts: committed.alerts,

@@ -26,6 +26,8 @@ use crate::link::{self, LinkOptions};
 use crate::live::{self, Live};
 use crate::metric;
 use crate::registry::{self, Registry};
+use crate::releases::Releases;
+use crate::rollout::{self, Rollouts};
 use crate::samples::Samples;
 use crate::serving::Switch;
 use crate::store::{Store, StoreError};
@@ -94,6 +96,10 @@ pub async fn serve(config: Config, roles: &Roles, clock: Clock) -> Result<()> {
     let samples = data_dir.join("samples");
     let samples = Samples::open(samples, store.clone(), clock.clone(), chance.clone())
         .with_context(|| unwritable(&data_dir))?;
+    let releases = open_releases(&config, &data_dir, &store, &clock, &chance)?;
+    if roles.has(Role::Http) {
+        releases.sweep().with_context(|| unwritable(&data_dir))?;
+    }
     let metrics = metric::start().context("cannot measure")?;
     let models = registry::models_dir(&data_dir);
     let registry = Registry::open(models, store.clone(), clock.clone(), chance.clone())
@@ -108,6 +114,7 @@ pub async fn serve(config: Config, roles: &Roles, clock: Clock) -> Result<()> {
     );
     let tally = Tally::new(store.clone());
     let jobs = Arc::new(Notify::new());
+    let owner = chance.id(&clock);
     let seed = clock.now_us() as u64 ^ u64::from(std::process::id());
 
     let (poller, link, deliveries) = link::link(
@@ -116,6 +123,8 @@ pub async fn serve(config: Config, roles: &Roles, clock: Clock) -> Result<()> {
     );
     let live = Live::new(clock.now_us());
     let news = Arc::new(Notify::new());
+    let rollout_news = Arc::new(Notify::new());
+    let rollouts = Rollouts::new(store.clone(), clock.clone(), rollout_news.clone());
     let (changes_in, changes) = mpsc::channel(CHANGES);
     let stop = tasks.stop();
     let ingest = Ingest {
@@ -124,12 +133,15 @@ pub async fn serve(config: Config, roles: &Roles, clock: Clock) -> Result<()> {
         clock: clock.clone(),
         backoff: Backoff::new(Duration::from_millis(100), Duration::from_secs(5), !seed),
         alerts: news.clone(),
+        rollouts: rollout_news,
         changes: changes_in,
     };
     let api = Api {
         store: store.clone(),
         clips: clips.clone(),
         samples: samples.clone(),
+        releases,
+        rollouts: rollouts.clone(),
         live: live.clone(),
         inference,
         registry: registry.clone(),
@@ -197,6 +209,17 @@ pub async fn serve(config: Config, roles: &Roles, clock: Clock) -> Result<()> {
             Ok(())
         }
     });
+    if roles.has(Role::Http) {
+        let (live, store, clock) = (live.clone(), store.clone(), clock.clone());
+        let show = rollout::engine::show(live, store, clock, stop.clone());
+        tasks.spawn_until_stop("rollouts on show", show);
+    }
+    if roles.has(Role::Worker) {
+        // Ids of two processes never meet.
+        let owner = owner.to_string();
+        let run = rollout::engine::run(rollouts, link.clone(), owner, stop.clone());
+        tasks.spawn_until_stop("rollouts", run);
+    }
     if roles.has(Role::Ingest) {
         tasks.spawn_until_stop("ingest", ingest::run(ingest, deliveries, stop.clone()));
         let alerts = alerts::run(store.clone(), link, clock.clone(), news, stop.clone());
@@ -256,6 +279,22 @@ pub(crate) fn data_dir(config: &Config) -> Result<std::path::PathBuf> {
     let dir = config.data_dir(|name| std::env::var(name).ok());
     std::fs::create_dir_all(&dir).with_context(|| unwritable(&dir))?;
     Ok(dir)
+}
+
+/// The releases of a server with these settings.
+///
+/// # Errors
+/// If the data directory cannot be written.
+pub(crate) fn open_releases(
+    config: &Config,
+    data_dir: &Path,
+    store: &Store,
+    clock: &Clock,
+    chance: &Chance,
+) -> Result<Releases> {
+    let (dir, keys) = (data_dir.join("releases"), config.releases.trusted_keys.clone());
+    Releases::open(dir, store.clone(), clock.clone(), chance.clone(), keys)
+        .with_context(|| unwritable(data_dir))
 }
 
 fn unwritable(dir: &Path) -> String {

@@ -40,7 +40,7 @@ pub struct Deed {
 }
 
 /// Each text with its length before it: no two lines have the same bytes.
-fn line_hash(before: &str, number: i64, at_us: i64, texts: [&str; 4]) -> String {
+pub(super) fn line_hash(before: &str, number: i64, at_us: i64, texts: [&str; 4]) -> String {
     let mut hash = Sha256::new();
     hash.update(before);
     hash.update(number.to_le_bytes());
@@ -53,7 +53,7 @@ fn line_hash(before: &str, number: i64, at_us: i64, texts: [&str; 4]) -> String 
 }
 
 /// What the databases say differently: SQLite has one writer; in PostgreSQL lines wait for each other.
-trait Dialect {
+pub(super) trait Dialect {
     const LOCK: &'static str;
 }
 
@@ -65,35 +65,43 @@ impl Dialect for sqlx::Postgres {
     const LOCK: &'static str = "LOCK TABLE audit IN EXCLUSIVE MODE";
 }
 
+/// Adds a line within a transaction: what it tells of is done with it, or not at all.
+macro_rules! append_deed {
+    ($tx:ident, $deed:expr) => {{
+        use $crate::store::audit::{Deed, Dialect, line_hash};
+        sqlx::query(<Db as Dialect>::LOCK).execute(&mut *$tx).await?;
+        let last: Option<(i64, String)> =
+            sqlx::query_as("SELECT number, hash FROM audit ORDER BY number DESC LIMIT 1")
+                .fetch_optional(&mut *$tx)
+                .await?;
+        let (number, before) = last.map_or((1, String::new()), |(n, hash)| (n + 1, hash));
+        let Deed { at_us, actor, action, target, detail } = $deed;
+        let hash = line_hash(&before, number, at_us, [&actor, action, &target, &detail]);
+        sqlx::query(
+            "INSERT INTO audit (number, at_us, actor, action, target, detail, hash) \
+             VALUES ($1, $2, $3, $4, $5, $6, $7)",
+        )
+        .bind(number)
+        .bind(at_us)
+        .bind(actor)
+        .bind(action)
+        .bind(target)
+        .bind(detail)
+        .bind(hash)
+        .execute(&mut *$tx)
+        .await?;
+    }};
+}
+
+pub(super) use append_deed;
+
 impl Store {
     /// Adds a line.
     ///
     /// # Errors
     /// [`StoreError`] as for every write; what is to be logged is then not done.
     pub async fn log_deed(&self, deed: Deed) -> Result<(), StoreError> {
-        writing!(self, |tx| {
-            sqlx::query(<Db as Dialect>::LOCK).execute(&mut *tx).await?;
-            let last: Option<(i64, String)> =
-                sqlx::query_as("SELECT number, hash FROM audit ORDER BY number DESC LIMIT 1")
-                    .fetch_optional(&mut *tx)
-                    .await?;
-            let (number, before) = last.map_or((1, String::new()), |(n, hash)| (n + 1, hash));
-            let Deed { at_us, actor, action, target, detail } = deed;
-            let hash = line_hash(&before, number, at_us, [&actor, action, &target, &detail]);
-            sqlx::query(
-                "INSERT INTO audit (number, at_us, actor, action, target, detail, hash) \
-                 VALUES ($1, $2, $3, $4, $5, $6, $7)",
-            )
-            .bind(number)
-            .bind(at_us)
-            .bind(actor)
-            .bind(action)
-            .bind(target)
-            .bind(detail)
-            .bind(hash)
-            .execute(&mut *tx)
-            .await?;
-        })
+        writing!(self, |tx| { append_deed!(tx, deed) })
     }
 
     /// At most `limit` lines before line `before`, newest first.

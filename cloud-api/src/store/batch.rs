@@ -9,6 +9,7 @@ use uuid::Uuid;
 use super::bulk::{Bulk, Key, ROWS};
 use super::clips::hex;
 use super::devices::UPSERT_MODEL;
+use super::updates::{UpdateReport, note_updates};
 use super::upkeep::QUARANTINE_LIMIT;
 use super::{Store, StoreError, writing};
 
@@ -21,6 +22,8 @@ pub struct Batch {
     pub statuses: Vec<StationStatus>,
     /// Answers of stations to commands.
     pub answers: Vec<CommandAnswer>,
+    /// Words of stations about releases, in the order of their arrival.
+    pub updates: Vec<UpdateReport>,
     /// Payloads that are none of these.
     pub refused: Vec<Refused>,
     /// When the batch was taken, µs.
@@ -129,6 +132,8 @@ pub struct Committed {
     pub events: Vec<Uuid>,
     /// Stations that were heard from.
     pub devices: Vec<Uuid>,
+    /// Whether a station said something new of a release.
+    pub updates: bool,
 }
 
 impl Store {
@@ -164,6 +169,7 @@ impl Store {
                 name_events!(tx, status);
             }
             let devices = upsert_devices!(tx, batch, received_us);
+            let updates = note_updates!(tx, batch.updates, received_us);
             let mut fresh: HashSet<RecordId> = HashSet::new();
             if !batch.records.is_empty() {
                 let keys = <Db as Bulk>::insert_records(&mut *tx, &batch.records, received_us);
@@ -184,7 +190,7 @@ impl Store {
             quarantine!(tx, batch.refused, received_us);
             let events =
                 touched.iter().map(|event| event.id).filter(|id| !alerts.contains(id)).collect();
-            Committed { fresh: fresh.len(), alerts, events, devices }
+            Committed { fresh: fresh.len(), alerts, events, devices, updates }
         })
     }
 }
@@ -240,7 +246,8 @@ macro_rules! upsert_devices {
     ($tx:ident, $batch:ident, $received_us:ident) => {{
         let records = $batch.records.iter().map(|r| (r.id.device.0, r.site.as_str()));
         let statuses = $batch.statuses.iter().map(|s| (s.device, s.site.as_str()));
-        let seen: BTreeMap<Uuid, &str> = records.chain(statuses).collect();
+        let updates = $batch.updates.iter().map(|u| (u.device_id, u.site_id.as_str()));
+        let seen: BTreeMap<Uuid, &str> = records.chain(statuses).chain(updates).collect();
         let rows: Vec<(Uuid, String, String)> = seen
             .iter()
             .map(|(id, site)| (*id, (*site).to_owned(), provisional_name(*id)))

@@ -49,19 +49,6 @@ pub struct CredentialRow {
     pub mqtt_hash: String,
 }
 
-/// What a station should run.
-#[derive(Clone, Debug, PartialEq, Eq, FromRow)]
-pub struct DesiredRow {
-    /// Rises with every change.
-    pub version: i64,
-    /// JSON object.
-    pub document: String,
-    /// When it was changed, µs.
-    pub updated_us: i64,
-    /// By whom.
-    pub updated_by: String,
-}
-
 /// A command to a station.
 #[derive(Clone, Debug, PartialEq, Eq, FromRow)]
 #[allow(missing_docs, reason = "the columns of the table commands")]
@@ -285,57 +272,6 @@ impl Store {
                 .await?
                 .rows_affected()
                 == 1
-        })
-    }
-
-    /// What a station should run, if anybody said.
-    ///
-    /// # Errors
-    /// [`StoreError::Unavailable`].
-    pub async fn desired(&self, device: Uuid) -> Result<Option<DesiredRow>, StoreError> {
-        Ok(reading!(self, |pool| {
-            sqlx::query_as(
-                "SELECT version, document, updated_us, updated_by FROM desired \
-                 WHERE device_id = $1",
-            )
-            .bind(device)
-            .fetch_optional(pool)
-            .await
-        })?)
-    }
-
-    /// Says what a station should run. With `version`, only if that is the one there (0 for none):
-    /// `None` if it is not.
-    ///
-    /// # Errors
-    /// [`StoreError`] as for every write.
-    pub async fn set_desired(
-        &self,
-        device: Uuid,
-        version: Option<i64>,
-        document: String,
-        by: String,
-        now_us: i64,
-    ) -> Result<Option<DesiredRow>, StoreError> {
-        writing!(self, |tx| {
-            let row: Option<DesiredRow> = sqlx::query_as(
-                "INSERT INTO desired (device_id, version, document, updated_us, updated_by) \
-                 SELECT $1, 1, $2, $3, $4 WHERE CAST($5 AS BIGINT) IS NULL OR $5 = 0 \
-                 OR EXISTS (SELECT 1 FROM desired WHERE device_id = $1) \
-                 ON CONFLICT (device_id) DO UPDATE SET version = desired.version + 1, \
-                 document = excluded.document, updated_us = excluded.updated_us, \
-                 updated_by = excluded.updated_by \
-                 WHERE CAST($5 AS BIGINT) IS NULL OR desired.version = $5 \
-                 RETURNING version, document, updated_us, updated_by",
-            )
-            .bind(device)
-            .bind(document)
-            .bind(now_us)
-            .bind(by)
-            .bind(version)
-            .fetch_optional(&mut *tx)
-            .await?;
-            row
         })
     }
 

@@ -47,7 +47,7 @@ pub(super) async fn train(
     arguments: &TrainerArguments<'_>,
     progress: &watch::Sender<Progress>,
 ) -> Result<(), JobError> {
-    let passing = |error: std::io::Error| JobError::Passing(format!("the trainer: {error}"));
+    let passing = |error: io::Error| JobError::Passing(format!("the trainer: {error}"));
     let mut command = Command::new(std::env::current_exe().map_err(passing)?);
     command
         .arg("train")

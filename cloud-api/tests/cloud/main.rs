@@ -17,6 +17,7 @@ mod original;
 mod predict;
 mod program;
 mod roles;
+mod rollout_laws;
 mod schema;
 mod server;
 mod station;

@@ -4,5 +4,6 @@
 
 mod golden_v1;
 mod laws;
+mod release;
 mod samples;
 mod topics;

@@ -6,13 +6,14 @@ use uuid::Uuid;
 
 const DEVICE: DeviceId = DeviceId(Uuid::from_u128(0x018f_4d7e_1122_7344_8566_7788_99aa_bbcc));
 
-fn all() -> [Topic<'static>; 8] {
+fn all() -> [Topic<'static>; 9] {
     [
         Topic::Up("gola", DEVICE),
         Topic::Receipt("gola", DEVICE),
         Topic::Alert("gola", DEVICE),
         Topic::Status("gola", DEVICE),
         Topic::Desired("gola", DEVICE),
+        Topic::Update("gola", DEVICE),
         Topic::Command("gola", DEVICE, "pull"),
         Topic::Reply("gola", DEVICE),
         Topic::SiteAlert("gola", "gun_shot"),
@@ -37,6 +38,7 @@ fn the_texts_are_fixed() {
             "ecosight/v1/gola/018f4d7e-1122-7344-8566-778899aabbcc/alert",
             "ecosight/v1/gola/018f4d7e-1122-7344-8566-778899aabbcc/status",
             "ecosight/v1/gola/018f4d7e-1122-7344-8566-778899aabbcc/desired",
+            "ecosight/v1/gola/018f4d7e-1122-7344-8566-778899aabbcc/update",
             "ecosight/v1/gola/018f4d7e-1122-7344-8566-778899aabbcc/cmd/pull",
             "ecosight/v1/gola/018f4d7e-1122-7344-8566-778899aabbcc/reply",
             "ecosight/v1/gola/alerts/gun_shot",
