@@ -8,6 +8,7 @@
 pub mod access;
 pub mod administer;
 pub mod alerts;
+pub mod archive;
 pub mod backoff;
 #[cfg(feature = "embedded-broker")]
 pub mod broker;
@@ -22,14 +23,18 @@ pub mod export;
 pub mod http;
 pub mod inference;
 pub mod ingest;
+pub mod learn;
 pub mod lifecycle;
 pub mod link;
 pub mod live;
 pub mod log;
 pub mod metric;
 pub mod picture;
+pub mod registry;
+pub mod review;
 pub mod samples;
 pub mod server;
+pub mod serving;
 pub mod store;
 pub mod tally;
 pub mod training;

@@ -111,7 +111,7 @@ fn filters(group: &str) -> Vec<String> {
         "" => Topic::ALL_UP.to_owned(),
         group => format!("$share/{group}/{}", Topic::ALL_UP),
     };
-    vec![up, Topic::ALL_STATUS.to_owned()]
+    vec![up, Topic::ALL_STATUS.to_owned(), Topic::ALL_REPLY.to_owned()]
 }
 
 fn mqtt_options(link: &LinkOptions) -> MqttOptions {

@@ -47,6 +47,8 @@ impl Topic<'_> {
     pub const ALL_UP: &'static str = "ecosight/v1/+/+/up";
     /// Filter for the status of every station.
     pub const ALL_STATUS: &'static str = "ecosight/v1/+/+/status";
+    /// Filter for the answers of every station.
+    pub const ALL_REPLY: &'static str = "ecosight/v1/+/+/reply";
     /// Filter for the alerts of the cloud, every site and class.
     pub const ALL_SITE_ALERTS: &'static str = "ecosight/v1/+/alerts/+";
 

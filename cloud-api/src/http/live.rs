@@ -17,7 +17,8 @@ use crate::live::{Happening, Live};
 
 /// What happens now, as server-sent events
 ///
-/// Events are `alert`, `detection`, `clip` (an event as JSON) and `device` (a station as JSON). With
+/// Events are `alert`, `detection`, `clip` (an event as JSON), `device` (a station as JSON), and, for
+/// those who see all sites, `training` (a job as JSON) and `model` (which version serves). With
 /// `Last-Event-ID`, what came after it and is still known comes first.
 #[utoipa::path(
     get,

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use ecosight_shared::json::{ConnectionState, ModelInfo, StatusDocument};
+use ecosight_shared::json::{CommandReply, ConnectionState, ModelInfo, StatusDocument};
 use ecosight_shared::{
     Alert, CLASS_NAME_MAX_LEN, Detection, DeviceId, Envelope, EventId, Flags, Header, Message,
     ModelTag, SLUG_MAX_LEN, Slug, Telemetry, TimeQuality, Topic,
@@ -13,7 +13,9 @@ use ecosight_shared::{
 use uuid::Uuid;
 
 use crate::link::Delivery;
-use crate::store::{Batch, Content, EventDraft, Refused, StationStatus, StoredRecord};
+use crate::store::{
+    Batch, CommandAnswer, Content, EventDraft, Refused, StationStatus, StoredRecord,
+};
 
 /// Longest free text in a status document, in bytes.
 const TEXT_MAX_LEN: usize = 128;
@@ -55,6 +57,9 @@ pub(super) fn decode(deliveries: &[Delivery], received_us: i64) -> Decoded {
                 }),
             Ok(Topic::Status(site, device)) => status(site, device, &delivery.payload)
                 .map(|status| decoded.batch.statuses.extend(status)),
+            Ok(Topic::Reply(_, device)) => {
+                answer(device, &delivery.payload).map(|answer| decoded.batch.answers.extend(answer))
+            }
             _ => Err(Fault::unknown("not a topic that a station sends on")),
         };
         if let Err(fault) = result {
@@ -223,6 +228,19 @@ fn status(site: &str, device: DeviceId, payload: &[u8]) -> Result<Option<Station
     let document: StatusDocument = serde_json::from_slice(payload)
         .map_err(|error| Fault::unknown(&format!("the status is not as it should be: {error}")))?;
     checked_status(site, device, document).map(Some).map_err(|reason| Fault::unknown(&reason))
+}
+
+/// An answer to a command that had no id that could be read answers nothing.
+fn answer(device: DeviceId, payload: &[u8]) -> Result<Option<CommandAnswer>, Fault> {
+    if payload.len() > KEPT_BYTES {
+        return Err(Fault::unknown("the answer is too long"));
+    }
+    let reply: CommandReply = serde_json::from_slice(payload)
+        .map_err(|error| Fault::unknown(&format!("the answer is not as it should be: {error}")))?;
+    let Ok(id) = Uuid::try_parse(&reply.id) else { return Ok(None) };
+    // Written anew: what nobody knows of, and a NUL, does not get into the database.
+    let answer = serde_json::to_string(&reply).unwrap_or_default().replace("\\u0000", "?");
+    Ok(Some(CommandAnswer { id, device: device.0, answer }))
 }
 
 fn checked_status(

@@ -155,6 +155,7 @@ impl Ingest {
             let (decoded, committed) = Box::pin(self.store(one, stop)).await?;
             all.0.batch.records.extend(decoded.batch.records);
             all.0.batch.statuses.extend(decoded.batch.statuses);
+            all.0.batch.answers.extend(decoded.batch.answers);
             all.0.batch.refused.extend(decoded.batch.refused);
             for (station, records) in decoded.receipts {
                 all.0.receipts.entry(station).or_default().extend(records);

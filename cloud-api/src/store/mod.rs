@@ -19,10 +19,13 @@ mod devices;
 mod events;
 mod fleet;
 mod jobs;
+mod missed;
 mod notifications;
 mod open;
 mod samples;
 mod upkeep;
+mod verdicts;
+mod versions;
 
 use std::future::Future;
 
@@ -30,16 +33,21 @@ use sqlx::{PgPool, SqlitePool};
 
 pub use access::{KeyRow, NewKey, NewUser, UserRow};
 pub use audit::{AuditRow, Deed};
-pub use batch::{Batch, Committed, Content, EventDraft, Refused, StationStatus, StoredRecord};
+pub use batch::{
+    Batch, CommandAnswer, Committed, Content, EventDraft, Refused, StationStatus, StoredRecord,
+};
 pub(crate) use clips::hex;
 pub use clips::{ClipDeclaration, ClipRow, ClipStatus, Declared};
 pub use devices::{DeviceRow, TelemetryRow};
 pub use events::{Cursor, EventFilter, EventRow};
 pub use fleet::{CommandRow, CredentialRow, DesiredRow, Enrolment, SiteRow};
 pub use jobs::{Attempt, JobRow, NewJob, Outcome};
+pub use missed::{MissedShotRow, PullRow};
 pub use notifications::Pending;
 pub use open::{postgres_pool, sqlite_reader, sqlite_writer};
 pub use samples::{ClassCount, SampleRow};
+pub use verdicts::{Cause, GivenVerdict, Verdict, VerdictRow};
+pub use versions::{ActivationRow, NewActivation, VersionRow, before};
 
 /// The database. Cheap to clone.
 #[derive(Clone, Debug)]
