@@ -4,7 +4,6 @@
 //! The server must trust the key: put what `ecosight-load rollout-key` prints into
 //! `releases.trusted_keys`.
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 

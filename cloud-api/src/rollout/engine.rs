@@ -357,7 +357,8 @@ fn hear(
         } else {
             None
         };
-        let Some(next) = next else { continue };
+        let alive = manifest == release.manifest_sha256 && said == was && was.is_under_way();
+        let Some(next) = next.or(alive.then_some(was)) else { continue };
         row.step = next.name().to_owned();
         row.heard_us = said_us;
         heard.push(Heard {

@@ -3,13 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use ecosight_cloud::clock::Clock;
 use ecosight_cloud::rollout::{Carrier, Cohort, Input, Plan, RolloutError, Rollouts, Rules, State};
 use ecosight_cloud::store::{Batch, Deed, Kept, ReleaseRow, RolloutRow, Store, UpdateReport};
 use ecosight_shared::DeviceId;
-use ecosight_shared::json::ConnectionState;
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::sync::Notify;
@@ -125,7 +123,6 @@ async fn a_release_is_kept_once_and_counters_rise(database: &Database) {
         let behind = store.keep_release(release(2, counter), vec![]).await;
         assert_eq!(behind.unwrap(), Kept::Behind(10));
     }
-    drop(keep);
     let back = way_back(3, &one);
     let file = ecosight_cloud::store::ReleaseFileRow {
         path: "x".into(),
