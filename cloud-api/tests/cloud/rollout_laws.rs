@@ -106,7 +106,6 @@ async fn known(store: &Store, devices: &[Uuid]) {
 
 async fn a_release_is_kept_once_and_counters_rise(database: &Database) {
     let store = &database.store;
-    let keep = |row: ReleaseRow| async { store.keep_release(row, Vec::new()).await };
     let one = release(1, 10);
     let file = ecosight_cloud::store::ReleaseFileRow {
         path: "head.onnx".into(),
