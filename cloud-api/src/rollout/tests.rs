@@ -357,7 +357,7 @@ fn a_way_back_needs_a_signed_release_or_a_person() {
 /// RELIABILITY P13: waves of 5, 25 and 100 per cent; the model is bad for a quarter of the stations.
 #[test]
 fn a_model_that_is_bad_for_a_quarter_stops_at_the_first_wave() {
-    let mut stopped = 0;
+    let (mut stopped, mut third) = (0, 0);
     for seed in 0..400 {
         let mut rng = SmallRng::seed_from_u64(seed);
         let mut order: Vec<usize> = (0..100).collect();
@@ -371,9 +371,12 @@ fn a_model_that_is_bad_for_a_quarter_stops_at_the_first_wave() {
         if first {
             assert!(world.touched.len() <= 5, "seed {seed}: {}", world.touched.len());
         }
-        assert!(world.touched.len() <= 25, "seed {seed}: the second wave at the latest");
+        third += usize::from(world.touched.len() > 25);
         stopped += usize::from(first);
     }
+    // One failure in twenty is borne, so that a second wave with one bad station or none lets the third
+    // begin: after a first wave without any, in about 3 of 1,000 draws.
+    assert!(third <= 4, "{third} of 400 reached the third wave");
     // Of five stations, none is bad in 23 of 100 draws: 75·74·73·72·71 / 100·99·98·97·96 = 0.229.
     assert!((280..=340).contains(&stopped), "{stopped} of 400 stopped at the first wave");
 }
@@ -444,7 +447,7 @@ fn tails_are_exact() {
         (binomial_tail(5, 4, 0.5), 0.0),
         (poisson_tail(1, 2.0), 1.0 - (-2.0_f64).exp()),
         (poisson_tail(3, 1.0), 1.0 - 2.5 * (-1.0_f64).exp()),
-        (poisson_tail(20, 1.0), 1.585_387e-19),
+        (poisson_tail(20, 1.0), 1.587_527_601e-19),
         (poisson_tail(0, 1.0), 1.0),
         (poisson_tail(1, 0.0), 0.0),
     ] {
