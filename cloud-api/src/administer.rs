@@ -177,8 +177,7 @@ pub async fn releases(config: &Config, what: &ReleasesCommand) -> Result<()> {
             let (clock, chance) = (Clock::system(), Chance::system());
             let releases = open_releases(config, &data_dir, &store, &clock, &chance)?;
             let taken = releases.import(file, ACTOR).await;
-            let (row, is_new) =
-                taken.with_context(|| format!("cannot take {}", file.display()))?;
+            let (row, is_new) = taken.with_context(|| format!("cannot take {}", file.display()))?;
             if is_new {
                 let detail = format!("{}, counter {}", row.title(), row.counter);
                 note(&store, "release.take", row.id.to_string(), detail).await?;

@@ -4,7 +4,6 @@
 //! The server must trust the key: put what `ecosight-load rollout-key` prints into
 //! `releases.trusted_keys`.
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -82,7 +81,11 @@ pub(crate) fn print_key(options: &KeyOptions) -> ExitCode {
 fn percent(text: &str) -> Result<f64, String> {
     let number = text.strip_suffix('%').unwrap_or(text).parse::<f64>();
     let share = number.map_err(|_| format!("{text:?} is no percentage such as 5%"))?;
-    if (0.0..=100.0).contains(&share) { Ok(share) } else { Err(format!("{text:?} is not 0 to 100")) }
+    if (0.0..=100.0).contains(&share) {
+        Ok(share)
+    } else {
+        Err(format!("{text:?} is not 0 to 100"))
+    }
 }
 
 pub(crate) async fn run(options: Options) -> Result<ExitCode> {
@@ -140,7 +143,8 @@ pub(crate) async fn run(options: Options) -> Result<ExitCode> {
     let took = started.elapsed().as_secs_f64();
     // Those that the share did not wait for.
     let converged = last["state"] == "done";
-    while converged && fleet.running(release.signed.id()) + failing_count < options.devices as usize {
+    while converged && fleet.running(release.signed.id()) + failing_count < options.devices as usize
+    {
         ensure!(started.elapsed() < Duration::from_secs(options.limit_s), "stations lag behind");
         sleep(LOOK).await;
     }
@@ -151,7 +155,11 @@ pub(crate) async fn run(options: Options) -> Result<ExitCode> {
         println!("reason     {reason}");
     }
     println!("touched    {}", tally.touched);
-    println!("running it {} after {:.1} s", fleet.running(release.signed.id()), started.elapsed().as_secs_f64());
+    println!(
+        "running it {} after {:.1} s",
+        fleet.running(release.signed.id()),
+        started.elapsed().as_secs_f64()
+    );
     println!("fetched    {:.1} MB in ranges", tally.bytes as f64 / 1e6);
     let wanted = if failing_count == 0 { converged } else { last["state"] == "halted" };
     Ok(if wanted { ExitCode::SUCCESS } else { ExitCode::FAILURE })

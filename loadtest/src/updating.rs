@@ -166,7 +166,9 @@ impl Fleet {
             tasks.push(tokio::spawn(listen(inner.clone(), eventloop, client, own, ready_in)));
         }
         for ready in waits {
-            timeout(Duration::from_secs(20), ready).await.context("the broker does not answer")??;
+            timeout(Duration::from_secs(20), ready)
+                .await
+                .context("the broker does not answer")??;
         }
         Ok(Self { inner, tasks })
     }
@@ -174,7 +176,8 @@ impl Fleet {
     /// What they have done.
     #[must_use]
     pub fn tally(&self) -> Tally {
-        let mut tally = Tally { bytes: self.inner.bytes.load(Ordering::Relaxed), ..Tally::default() };
+        let mut tally =
+            Tally { bytes: self.inner.bytes.load(Ordering::Relaxed), ..Tally::default() };
         for state in self.inner.lock().values() {
             tally.touched += usize::from(state.touched);
             if let Some(said) = &state.said {

@@ -8,7 +8,7 @@ ALTER TABLE events ADD COLUMN verdict_note TEXT;
 ALTER TABLE events ADD COLUMN verdict_by TEXT;
 ALTER TABLE events ADD COLUMN verdict_us BIGINT;
 -- The verdict changed, and the sample made of the recording has not followed yet.
-ALTER TABLE events ADD COLUMN sample_due BOOLEAN NOT NULL DEFAULT FALSE;
+ALTER TABLE events ADD COLUMN sample_due BOOLEAN NOT NULL DEFAULT false;
 CREATE INDEX events_verdict ON events (verdict, listed_us, id) WHERE verdict IS NOT NULL;
 CREATE INDEX events_sample_due ON events (id) WHERE sample_due;
 

@@ -113,13 +113,12 @@ impl From<ReleaseError> for Problem {
         let status = match error {
             ReleaseError::Store(error) => return error.into(),
             ReleaseError::Disk(error) => return Self::of_disk(&error, "release"),
-            ReleaseError::NoTrustedKey => StatusCode::FORBIDDEN,
             ReleaseError::Refused(_)
             | ReleaseError::Differs { .. }
             | ReleaseError::Trailing
             | ReleaseError::TooWordy(_) => StatusCode::UNPROCESSABLE_ENTITY,
             ReleaseError::TooLong => StatusCode::PAYLOAD_TOO_LARGE,
-            ReleaseError::Behind { .. } => StatusCode::CONFLICT,
+            ReleaseError::NoTrustedKey | ReleaseError::Behind { .. } => StatusCode::CONFLICT,
             ReleaseError::BrokenOff(_) => StatusCode::BAD_REQUEST,
         };
         Self::new(status, format!("{error}."))
@@ -138,8 +137,7 @@ impl From<ReleaseError> for Problem {
     responses(
         (status = 201, body = ReleaseDocument),
         (status = 200, body = ReleaseDocument, description = "It was here before"),
-        (status = 403, description = "The server trusts no key"),
-        (status = 409, description = "Its counter is not above those that are here"),
+        (status = 409, description = "Its counter is not above those that are here, or the server trusts no key"),
         (status = 413, description = "Longer than any release"),
         (status = 422, description = "The signature or a file is not as it should be"),
     )

@@ -253,9 +253,9 @@ fn reason(
         Some(text) if text.len() <= MAX_REASON_LEN && !text.chars().any(char::is_control) => {
             Ok(text)
         }
-        Some(_) => Err(unprocessable(format!(
-            "reason: write at most {MAX_REASON_LEN} bytes on one line."
-        ))),
+        Some(_) => {
+            Err(unprocessable(format!("reason: write at most {MAX_REASON_LEN} bytes on one line.")))
+        }
     }
 }
 

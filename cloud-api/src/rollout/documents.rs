@@ -105,7 +105,10 @@ impl From<RolloutDeviceRow> for RolloutDeviceDocument {
 ///
 /// # Errors
 /// [`StoreError::Unavailable`].
-pub async fn rollout(store: &Store, row: RolloutRow) -> Result<Option<RolloutDocument>, StoreError> {
+pub async fn rollout(
+    store: &Store,
+    row: RolloutRow,
+) -> Result<Option<RolloutDocument>, StoreError> {
     let Some(release) = store.release(row.release_id).await? else { return Ok(None) };
     let revert = match row.revert_release_id {
         Some(id) => store.release(id).await?,

@@ -123,12 +123,7 @@ impl Rollouts {
     ///
     /// # Errors
     /// [`RolloutError`]; each variant says whose fault it is.
-    pub async fn act(
-        &self,
-        id: Uuid,
-        input: &Input,
-        by: &str,
-    ) -> Result<RolloutRow, RolloutError> {
+    pub async fn act(&self, id: Uuid, input: &Input, by: &str) -> Result<RolloutRow, RolloutError> {
         for _ in 0..ATTEMPTS {
             let row = self.store.rollout(id).await?.ok_or(RolloutError::Missing)?;
             if self.advance(row, input, by).await?.is_some() {
@@ -174,9 +169,7 @@ impl Rollouts {
         let now_us = self.clock.now_us();
         let mut scene = self.scene(row, now_us).await?;
         let assigned = match input {
-            Input::Start if scene.row.state == State::Draft.name() => {
-                self.assigned(&scene).await?
-            }
+            Input::Start if scene.row.state == State::Draft.name() => self.assigned(&scene).await?,
             _ => Vec::new(),
         };
         scene.devices.extend(assigned.iter().map(|(target, cohort)| Device {
@@ -233,9 +226,7 @@ impl Rollouts {
         let field = if due {
             let baseline_us = i64::from(plan.rules.false_alarms.baseline_days) * DAY_US;
             let (id, since_us) = (row.id, row.since_us);
-            self.store
-                .field_counts(id, &release.model_tag, since_us, baseline_us, now_us)
-                .await?
+            self.store.field_counts(id, &release.model_tag, since_us, baseline_us, now_us).await?
         } else {
             FieldCounts::default()
         };
@@ -366,7 +357,8 @@ fn hear(
         } else {
             None
         };
-        let Some(next) = next else { continue };
+        let alive = manifest == release.manifest_sha256 && said == was && was.is_under_way();
+        let Some(next) = next.or(alive.then_some(was)) else { continue };
         row.step = next.name().to_owned();
         row.heard_us = said_us;
         heard.push(Heard {
@@ -463,7 +455,10 @@ async fn turn(
     if *sessions != Some(known) {
         let again = if known > 0 { rollouts.store.publish_again().await? } else { 0 };
         if again > 0 {
-            info!(messages = again, "the broker is new or has forgotten; desired states are sent again");
+            info!(
+                messages = again,
+                "the broker is new or has forgotten; desired states are sent again"
+            );
         }
         *sessions = Some(known);
     }

@@ -217,7 +217,9 @@ fn tick(rollout: &Rollout, facts: &Facts<'_>) -> Option<Transition> {
     let reached = count.committed >= share_of(facts.plan.rules.commit_share, count.all);
     match (reached, rollout.reached_us) {
         (false, None) => None,
-        (false, Some(_)) => Some(Transition::noted(Rollout { reached_us: None, ..rollout.clone() })),
+        (false, Some(_)) => {
+            Some(Transition::noted(Rollout { reached_us: None, ..rollout.clone() }))
+        }
         (true, None) if facts.plan.rules.soak_s > 0 => {
             let reached_us = Some(facts.now_us);
             Some(Transition::noted(Rollout { reached_us, ..rollout.clone() }))
@@ -249,12 +251,8 @@ fn advance(rollout: &Rollout, facts: &Facts<'_>) -> Transition {
 
 /// Nobody else gets the release, and who has not decided stays as it is.
 fn halt(rollout: &Rollout, facts: &Facts<'_>, reason: String) -> Transition {
-    let halted = Rollout {
-        state: State::Halted,
-        reached_us: None,
-        reason: Some(reason),
-        ..rollout.clone()
-    };
+    let halted =
+        Rollout { state: State::Halted, reached_us: None, reason: Some(reason), ..rollout.clone() };
     let withdraw = of(facts, |device| device.step.is_under_way());
     Transition { withdraw, ..Transition::to(halted, "halt") }
 }

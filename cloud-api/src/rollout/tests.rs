@@ -20,9 +20,7 @@ fn id(n: usize) -> Uuid {
 }
 
 fn fleet(count: usize) -> Vec<Target> {
-    (0..count)
-        .map(|n| Target { device: id(n), site: format!("site-{}", n % 4) })
-        .collect()
+    (0..count).map(|n| Target { device: id(n), site: format!("site-{}", n % 4) }).collect()
 }
 
 fn draft() -> Rollout {
@@ -359,7 +357,7 @@ fn a_way_back_needs_a_signed_release_or_a_person() {
 /// RELIABILITY P13: waves of 5, 25 and 100 per cent; the model is bad for a quarter of the stations.
 #[test]
 fn a_model_that_is_bad_for_a_quarter_stops_at_the_first_wave() {
-    let mut stopped = 0;
+    let (mut stopped, mut late) = (0, 0);
     for seed in 0..400 {
         let mut rng = SmallRng::seed_from_u64(seed);
         let mut order: Vec<usize> = (0..100).collect();
@@ -373,9 +371,11 @@ fn a_model_that_is_bad_for_a_quarter_stops_at_the_first_wave() {
         if first {
             assert!(world.touched.len() <= 5, "seed {seed}: {}", world.touched.len());
         }
-        assert!(world.touched.len() <= 25, "seed {seed}: the second wave at the latest");
         stopped += usize::from(first);
+        late += usize::from(world.touched.len() > 25);
     }
+    // Of the first 25, none is bad in 3 draws of 10,000.
+    assert!(late <= 2, "{late} of 400 reached the third wave");
     // Of five stations, none is bad in 23 of 100 draws: 75·74·73·72·71 / 100·99·98·97·96 = 0.229.
     assert!((280..=340).contains(&stopped), "{stopped} of 400 stopped at the first wave");
 }
@@ -387,9 +387,8 @@ fn one_station_in_twenty_that_fails_stops_the_default_plan_at_its_canaries() {
         let mut rng = SmallRng::seed_from_u64(seed);
         let plan = Plan { rules: waves(&[1.0]).rules, ..Plan::default() };
         let mut world = World::new(plan, 1_000, u128::from(seed));
-        let fate = |id: Uuid| {
-            Some(if id.as_u128() % 20 == 0 { Step::WentBack } else { Step::Committed })
-        };
+        let fate =
+            |id: Uuid| Some(if id.as_u128() % 20 == 0 { Step::WentBack } else { Step::Committed });
         run(&mut world, &mut rng, fate);
         assert_eq!(world.rollout.state, State::Halted, "seed {seed}");
         stopped += usize::from(world.rollout.cohort == 0);
@@ -446,7 +445,7 @@ fn tails_are_exact() {
         (binomial_tail(5, 4, 0.5), 0.0),
         (poisson_tail(1, 2.0), 1.0 - (-2.0_f64).exp()),
         (poisson_tail(3, 1.0), 1.0 - 2.5 * (-1.0_f64).exp()),
-        (poisson_tail(20, 1.0), 1.585_387e-19),
+        (poisson_tail(20, 1.0), 1.587_527_601e-19),
         (poisson_tail(0, 1.0), 1.0),
         (poisson_tail(1, 0.0), 0.0),
     ] {

@@ -3,7 +3,7 @@
 //! The table is its own outbox. A row whose version is above what was published is still to be sent;
 //! what a newer version says replaces what was not sent yet, as it would in the broker.
 
-use sqlx::{FromRow, QueryBuilder};
+use sqlx::FromRow;
 use uuid::Uuid;
 
 use super::{Store, StoreError, reading, writing};

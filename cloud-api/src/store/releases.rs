@@ -114,11 +114,10 @@ impl Store {
                     .bind(&release.manifest_sha256)
                     .fetch_optional(&mut *tx)
                     .await?;
-            let highest: Option<i64> = sqlx::query_scalar("SELECT MAX(counter) FROM releases")
-                .fetch_one(&mut *tx)
-                .await?;
-            let behind =
-                highest.filter(|highest| release.counter <= *highest && release.replaces_name.is_none());
+            let highest: Option<i64> =
+                sqlx::query_scalar("SELECT MAX(counter) FROM releases").fetch_one(&mut *tx).await?;
+            let behind = highest
+                .filter(|highest| release.counter <= *highest && release.replaces_name.is_none());
             match (known, behind) {
                 (Some(known), _) => Kept::Known(known),
                 (None, Some(highest)) => Kept::Behind(highest),

@@ -376,7 +376,8 @@ impl Store {
         })?;
         let days = |span_us: i64| span_us.max(0) as f64 / DAY_US as f64;
         let under_new = |(committed, _, _): &(i64, i64, i64)| now_us - (*committed).max(since_us);
-        let before = |(_, offered, first): &(i64, i64, i64)| (offered - first).clamp(0, baseline_us);
+        let before =
+            |(_, offered, first): &(i64, i64, i64)| (offered - first).clamp(0, baseline_us);
         Ok(FieldCounts {
             rejected_new: u32::try_from(rejected_new).unwrap_or(u32::MAX),
             days_new: spans.iter().map(|span| days(under_new(span))).sum(),

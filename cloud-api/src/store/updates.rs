@@ -27,7 +27,8 @@ pub struct UpdateReport {
 pub(super) const AHEAD_US: i64 = 5 * 60 * 1_000_000;
 
 /// Keeps the newest word of each station; gives whether any was new. Words are ordered by the
-/// station's clock, and those of one instant by how far the update was. A repeated one changes nothing.
+/// station's clock, and those of one instant by how far the update was; a trial's figures come again and
+/// again under the time at which it began. A repeated word changes nothing.
 macro_rules! note_updates {
     ($tx:ident, $updates:expr, $received_us:ident) => {{
         let mut fresh = false;
@@ -46,6 +47,9 @@ macro_rules! note_updates {
                  active_tag = excluded.active_tag, trial = excluded.trial \
                  WHERE excluded.at_us > device_updates.at_us \
                  OR device_updates.at_us > device_updates.received_us + $15 \
+                 OR (excluded.at_us = device_updates.at_us \
+                 AND excluded.step = device_updates.step \
+                 AND COALESCE(excluded.trial, '') <> COALESCE(device_updates.trial, '')) \
                  OR (excluded.at_us = device_updates.at_us \
                  AND excluded.step <> device_updates.step \
                  AND $16 > CASE device_updates.step WHEN 'accepted' THEN 0 WHEN 'downloading' THEN 1 \

@@ -157,6 +157,7 @@ async fn nobody_does_what_their_role_does_not_allow() {
         let url = path
             .replace("{id}", "018f4d7e-0000-7000-8000-000000000001")
             .replace("{file}", "start.js")
+            .replace("{sha256}", &"0".repeat(64))
             .replace("{format}", "csv");
         for (who, role, credential) in &callers {
             if *path == "/api/v1/live" && role.is_some() {

@@ -16,6 +16,7 @@ mod predict;
 mod program;
 mod roles;
 mod rollout_laws;
+mod rollouts;
 mod schema;
 mod server;
 mod station;

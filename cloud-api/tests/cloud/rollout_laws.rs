@@ -3,17 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use ecosight_cloud::clock::Clock;
-use ecosight_cloud::rollout::{
-    Carrier, Cohort, Input, Plan, RolloutError, Rollouts, Rules, State,
-};
-use ecosight_cloud::store::{
-    Batch, Deed, Kept, ReleaseRow, RolloutRow, Store, UpdateReport,
-};
+use ecosight_cloud::rollout::{Carrier, Cohort, Input, Plan, RolloutError, Rollouts, Rules, State};
+use ecosight_cloud::store::{Batch, Deed, Kept, ReleaseRow, RolloutRow, Store, UpdateReport};
 use ecosight_shared::DeviceId;
-use ecosight_shared::json::ConnectionState;
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::sync::Notify;
@@ -31,9 +25,7 @@ fn release(n: u8, counter: i64) -> ReleaseRow {
         name: "gunshot".into(),
         version: n.to_string(),
         counter,
-        signed: format!(
-            "{{\"release\":\"gunshot-{n}\",\"manifest\":\"\",\"signatures\":[]}}"
-        ),
+        signed: format!("{{\"release\":\"gunshot-{n}\",\"manifest\":\"\",\"signatures\":[]}}"),
         manifest_sha256: format!("{n:064x}"),
         minimum_agent: "0.1.0".into(),
         expires_us: i64::MAX,
@@ -114,7 +106,6 @@ async fn known(store: &Store, devices: &[Uuid]) {
 
 async fn a_release_is_kept_once_and_counters_rise(database: &Database) {
     let store = &database.store;
-    let keep = |row: ReleaseRow| async { store.keep_release(row, Vec::new()).await };
     let one = release(1, 10);
     let file = ecosight_cloud::store::ReleaseFileRow {
         path: "head.onnx".into(),
@@ -131,17 +122,13 @@ async fn a_release_is_kept_once_and_counters_rise(database: &Database) {
         let behind = store.keep_release(release(2, counter), vec![]).await;
         assert_eq!(behind.unwrap(), Kept::Behind(10));
     }
-    drop(keep);
     let back = way_back(3, &one);
     let file = ecosight_cloud::store::ReleaseFileRow {
         path: "x".into(),
         bytes: 1,
         sha256: "cd".repeat(32),
     };
-    assert!(matches!(
-        store.keep_release(back.clone(), vec![file]).await.unwrap(),
-        Kept::New(_)
-    ));
+    assert!(matches!(store.keep_release(back.clone(), vec![file]).await.unwrap(), Kept::New(_)));
     assert!(back.leads_back_from(&one) && !one.leads_back_from(&back));
     let listed: Vec<Uuid> =
         store.releases(None, 10).await.unwrap().iter().map(|row| row.id).collect();
@@ -253,10 +240,17 @@ enum Scenario {
 
 /// Drives one rollout to its end; at call `dies_at` of the broker everything in memory is lost, and
 /// the database is opened anew.
-async fn drive(database: &Database, n: u8, scenario: Scenario, dies_at: Option<(usize, bool)>) -> (End, usize) {
+async fn drive(
+    database: &Database,
+    n: u8,
+    scenario: Scenario,
+    dies_at: Option<(usize, bool)>,
+) -> (End, usize) {
     let folder = TempDir::new().unwrap();
     let mut store = database.store.clone();
-    let devices: Vec<Uuid> = (0..8).map(|d| Uuid::from_bytes([n, d, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1])).collect();
+    let devices: Vec<Uuid> = (0..8)
+        .map(|d| Uuid::from_bytes([n, d, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1]))
+        .collect();
     known(&store, &devices).await;
     let new = release(n, 100 + i64::from(n));
     let back = way_back(n.wrapping_add(100), &new);
@@ -269,12 +263,16 @@ async fn drive(database: &Database, n: u8, scenario: Scenario, dies_at: Option<(
         commit_share: 1.0,
         ..Rules::default()
     };
-    let cohorts = vec![Cohort::Devices(devices[..3].to_vec()), Cohort::Devices(devices[3..].to_vec())];
+    let cohorts =
+        vec![Cohort::Devices(devices[..3].to_vec()), Cohort::Devices(devices[3..].to_vec())];
     let row = planned(n, new.id, Some(back.id), &Plan { cohorts, rules });
     let id = row.id;
     store.plan_rollout(row, deed()).await.unwrap();
     let now = Arc::new(AtomicI64::new(START_US + i64::from(n) * DAY_US));
-    let clock = { let now = now.clone(); Clock::from_fn(move || now.load(Ordering::SeqCst)) };
+    let clock = {
+        let now = now.clone();
+        Clock::from_fn(move || now.load(Ordering::SeqCst))
+    };
     let field = Field { dies_at, ..Field::default() };
     let mut answered: BTreeMap<Uuid, Option<String>> = BTreeMap::new();
     let mut rollouts = Rollouts::new(store.clone(), clock.clone(), Arc::default());
@@ -385,7 +383,8 @@ async fn of_two_who_decide_at_once_one_does(database: &Database) {
     known(store, &devices).await;
     let new = release(1, 1);
     store.keep_release(new.clone(), vec![file()]).await.unwrap();
-    let plan = Plan { cohorts: vec![Cohort::Percent(50.0), Cohort::Percent(100.0)], ..Plan::default() };
+    let plan =
+        Plan { cohorts: vec![Cohort::Percent(50.0), Cohort::Percent(100.0)], ..Plan::default() };
     store.plan_rollout(planned(1, new.id, None, &plan), deed()).await.unwrap();
     let id = Uuid::from_bytes([1; 16]);
     let clock = Clock::from_fn(|| START_US);
@@ -445,12 +444,16 @@ async fn verdicts_count_for_the_model_that_heard(database: &Database) {
     let plan = Plan { cohorts: vec![Cohort::Percent(100.0)], ..Plan::default() };
     store.plan_rollout(planned(1, new.id, None, &plan), deed()).await.unwrap();
     let now = Arc::new(AtomicI64::new(START_US + 15 * SECOND_US));
-    let clock = { let now = now.clone(); Clock::from_fn(move || now.load(Ordering::SeqCst)) };
+    let clock = {
+        let now = now.clone();
+        Clock::from_fn(move || now.load(Ordering::SeqCst))
+    };
     let rollouts = Rollouts::new(store.clone(), clock, Arc::default());
     let id = Uuid::from_bytes([1; 16]);
     rollouts.act(id, &Input::Start, "test").await.unwrap();
     now.store(START_US + 16 * SECOND_US, Ordering::SeqCst);
-    say(store, vec![report(device.0, &new, "committed", START_US + 16 * SECOND_US)], START_US).await;
+    say(store, vec![report(device.0, &new, "committed", START_US + 16 * SECOND_US)], START_US)
+        .await;
     rollouts.round().await.unwrap();
     // Alerts every second from second 1 on; the release is there from second 16 on.
     let alerts: Vec<_> = (1..=30).map(|seq| crate::station::alert(device, seq)).collect();
@@ -465,11 +468,6 @@ async fn verdicts_count_for_the_model_that_heard(database: &Database) {
         .collect();
     reject(database, &rejected).await;
     let end_us = START_US + 16 * SECOND_US + DAY_US;
-    let counts = |since_us| async move {
-        let counts = store.field_counts(id, &new.model_tag, since_us, 14 * DAY_US, end_us).await;
-        counts.unwrap()
-    };
-    let _ = counts;
     let tag = crate::station::MODEL.to_string();
     let counts = store.field_counts(id, &tag, START_US, 14 * DAY_US, end_us).await.unwrap();
     // Seconds 16 to 30 under the release; those before were heard by the same tag, so they are no

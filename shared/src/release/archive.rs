@@ -58,7 +58,9 @@ pub fn write_head(out: &mut impl Write, signed: &SignedManifest) -> io::Result<(
 pub fn read_head(input: &mut impl Read) -> Result<SignedManifest, ArchiveError> {
     let magic: [u8; MAGIC.len()] = read(input)?;
     if magic != *MAGIC {
-        return Err(Refusal::malformed("the file", "is no release; `release sign` makes one").into());
+        return Err(
+            Refusal::malformed("the file", "is no release; `release sign` makes one").into()
+        );
     }
     let len = u32::from_le_bytes(read(input)?) as usize;
     if len > MAX_MANIFEST_LEN {

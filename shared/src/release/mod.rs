@@ -22,8 +22,7 @@ use sha2::{Digest as _, Sha256};
 
 pub use keys::{KeyError, KeyId, PUBLIC_KEY_LEN, PublicKey, SecretKey};
 pub use verify::{
-    Highest, MAX_COUNTER_STEP, Memory, Refusal, Station, Verified, inspect, parse_version,
-    verify,
+    Highest, MAX_COUNTER_STEP, Memory, Refusal, Station, Verified, inspect, parse_version, verify,
 };
 
 use crate::json::{SignatureDocument, SignedDocument};
