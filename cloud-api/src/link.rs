@@ -29,16 +29,16 @@ use tracing::{debug, error, info, warn};
 use crate::backoff::Backoff;
 
 /// Messages that the broker may send before one is acknowledged.
-const RECEIVE_MAXIMUM: u16 = 1_024;
+const RECEIVE_MAXIMUM: u16 = 4_096;
 /// Messages between the link and ingest. More than the broker may have outstanding, so that the
 /// polling task never waits for the database.
-const DELIVERIES: usize = 2_048;
+const DELIVERIES: usize = 8_192;
 /// Acknowledgements, receipts and alerts that wait for the polling task: those of several batches.
-const REQUESTS: usize = 8_192;
-/// Messages of ours that the broker may have before it acknowledges one. The client goes through this
-/// many places whenever it notes its state, which it does for every message: at its default of 65,535
-/// that was two thirds of the server's time.
-const SEND_MAXIMUM: u16 = 512;
+const REQUESTS: usize = 16_384;
+/// Alerts that the broker may have before it acknowledges one. The client goes through this many places
+/// whenever it notes its state, which it does for every message, and copies what it finds there: at its
+/// default of 65,535 that was two thirds of the server's time.
+const SEND_MAXIMUM: u16 = 64;
 /// Larger payloads never reach the server; a broker may drop them by this limit.
 const MAX_PACKET_BYTES: u32 = 1024 * 1024;
 const KEEP_ALIVE_S: u16 = 20;
@@ -313,10 +313,10 @@ impl Link {
         }
     }
 
-    /// Queues a message of QoS 1 that may be lost; false if there is no room for it.
+    /// Queues a message of QoS 0, one that may be lost; false if there is no room for it.
     #[must_use]
     pub fn try_publish(&self, topic: &str, payload: Vec<u8>) -> bool {
-        let options = PublishOptions::new(QoS::AtLeastOnce);
+        let options = PublishOptions::new(QoS::AtMostOnce);
         self.client.try_publish(topic, payload, options).is_ok()
     }
 

@@ -6,6 +6,7 @@ pub mod classifier;
 pub mod compact;
 pub mod detector;
 pub mod durable;
+mod eight_bit;
 pub mod eval;
 pub mod features;
 mod fused;

@@ -1,10 +1,12 @@
 //! ONNX files: a small writer for the networks of this project, and the checks that an ONNX file
 //! from elsewhere must pass before tract may see it.
 //!
-//! Opset 17. Weights are stored as little-endian float32 in `raw_data`. No `value_info` is written:
-//! a leftover symbolic shape there clashes with a fixed batch in tract.
+//! Opset 17. Weights are stored as little-endian float32 in `raw_data`, or as 8-bit integers behind a
+//! `DequantizeLinear` where nothing is lost by it. No `value_info` is written: a leftover symbolic
+//! shape there clashes with a fixed batch in tract.
 
 use std::collections::BTreeSet;
+use std::mem;
 
 use prost::Message;
 use prost::bytes::Buf;
@@ -14,6 +16,10 @@ use tract_onnx::pb::{
     tensor_proto::DataType, tensor_shape_proto, type_proto,
 };
 
+use crate::eight_bit;
+
+/// Fewer weights than this stay float32: their scales would take what the integers save.
+const LARGE: usize = 1024;
 /// Operator set that is written.
 const OPSET: i64 = 17;
 /// Version of the container that is written: the one that came with that operator set.
@@ -66,6 +72,26 @@ impl GraphWriter {
     pub fn constant(&mut self, name: &str, shape: &[usize], data: &[f32]) {
         let raw_data = data.iter().flat_map(|x| x.to_le_bytes()).collect();
         self.push_constant(name, shape, DataType::Float, raw_data);
+    }
+
+    /// Adds weights, row-major, the first axis one row per output: as 8-bit integers and a scale per
+    /// row if they are such multiples, else as float32.
+    pub fn weights(&mut self, name: &str, shape: &[usize], data: &[f32]) {
+        let rows = shape.first().copied().unwrap_or(1).max(1);
+        let row_len = data.len() / rows;
+        let scales = eight_bit::scales(row_len, rows, |k, row| data[row * row_len + k]);
+        let Some(scales) = scales.filter(|_| data.len() >= LARGE) else {
+            return self.constant(name, shape, data);
+        };
+        let integers = data
+            .chunks_exact(row_len)
+            .zip(&scales)
+            .flat_map(|(row, scale)| row.iter().map(|x| eight_bit::integer(*x, *scale) as u8))
+            .collect();
+        let (steps, scale) = (format!("{name}.steps"), format!("{name}.scale"));
+        self.push_constant(&steps, shape, DataType::Int8, integers);
+        self.constant(&scale, &[rows], &scales);
+        self.node("DequantizeLinear", &[&steps, &scale], name, &[Attribute::Int("axis", 0)]);
     }
 
     /// Adds a constant of 64-bit integers, as shapes and axes are given.
@@ -214,7 +240,12 @@ const MAX_AXES: usize = 6;
 /// # Errors
 /// [`OnnxError`], naming the node or constant.
 pub fn decode_checked(bytes: impl Buf) -> Result<ModelProto, OnnxError> {
-    let model = ModelProto::decode(bytes).map_err(|error| OnnxError::Decode(error.to_string()))?;
+    let mut model =
+        ModelProto::decode(bytes).map_err(|error| OnnxError::Decode(error.to_string()))?;
+    if let Some(graph) = &mut model.graph {
+        check_constants(graph)?;
+        restore_weights(graph)?;
+    }
     let broken = |what: String| Err(OnnxError::Broken(what));
     let Some(graph) = &model.graph else {
         return Err(OnnxError::Decode("it holds no graph".to_owned()));
@@ -230,12 +261,7 @@ pub fn decode_checked(bytes: impl Buf) -> Result<ModelProto, OnnxError> {
         return broken(format!("{} nodes, at most {MAX_NODES} are allowed", graph.node.len()));
     }
     let mut known = BTreeSet::new();
-    let mut numbers = 0_i64;
     for constant in &graph.initializer {
-        numbers = numbers.saturating_add(checked_constant(constant)?);
-        if numbers > MAX_NUMBERS {
-            return broken(format!("more than {MAX_NUMBERS} numbers in constants"));
-        }
         if !known.insert(constant.name.as_str()) {
             return broken(format!("constant `{}` is there twice", constant.name));
         }
@@ -260,6 +286,90 @@ pub fn decode_checked(bytes: impl Buf) -> Result<ModelProto, OnnxError> {
         Some(output) => broken(format!("nothing makes output `{}`", output.name)),
         None => Ok(model),
     }
+}
+
+fn check_constants(graph: &GraphProto) -> Result<(), OnnxError> {
+    let mut numbers = 0_i64;
+    for constant in &graph.initializer {
+        numbers = numbers.saturating_add(checked_constant(constant)?);
+        if numbers > MAX_NUMBERS {
+            let what = format!("more than {MAX_NUMBERS} numbers in constants");
+            return Err(OnnxError::Broken(what));
+        }
+    }
+    Ok(())
+}
+
+/// Makes float32 constants of 8-bit ones and their scales, so that no program behind this point
+/// meets a `DequantizeLinear`.
+fn restore_weights(graph: &mut GraphProto) -> Result<(), OnnxError> {
+    let (restoring, kept): (Vec<_>, Vec<_>) =
+        mem::take(&mut graph.node).into_iter().partition(|node| node.op_type == "DequantizeLinear");
+    graph.node = kept;
+    let is_part =
+        |constant: &TensorProto| restoring.iter().any(|node| node.input.contains(&constant.name));
+    let (parts, kept): (Vec<_>, Vec<_>) =
+        mem::take(&mut graph.initializer).into_iter().partition(is_part);
+    graph.initializer = kept;
+    for node in &restoring {
+        graph.initializer.push(restored_weights(node, &parts)?);
+    }
+    let kept = |constant: &&TensorProto| constant.data_type == DataType::Int8 as i32;
+    match graph.initializer.iter().find(kept) {
+        Some(constant) => Err(OnnxError::Broken(format!(
+            "constant `{}`: 8-bit numbers are supported behind a DequantizeLinear only",
+            constant.name.escape_debug()
+        ))),
+        None => Ok(()),
+    }
+}
+
+/// The constant that `node` makes of two of `parts`.
+fn restored_weights(node: &NodeProto, parts: &[TensorProto]) -> Result<TensorProto, OnnxError> {
+    let constant = |index: usize| {
+        let name = node.input.get(index)?;
+        parts.iter().find(|part| part.name == *name)
+    };
+    let found = (constant(0), constant(1), node.input.len(), &node.output[..]);
+    let (Some(steps), Some(scale), 2, [name]) = found else {
+        return Err(OnnxError::Broken(format!(
+            "node `{}` (DequantizeLinear): expected constants, 8-bit integers and their scales",
+            node.name.escape_debug()
+        )));
+    };
+    let (rows, along_rows) = (scale.raw_data.len() / 4, axis(node) == 0);
+    let is_8_bit = steps.data_type == DataType::Int8 as i32 && !steps.raw_data.is_empty();
+    let is_whole = scale.data_type == DataType::Float as i32 && rows > 0;
+    if !is_8_bit || !is_whole || !along_rows || steps.dims.first() != Some(&(rows as i64)) {
+        return Err(OnnxError::Broken(format!(
+            "node `{}` (DequantizeLinear): expected 8-bit integers with one scale per row",
+            node.name.escape_debug()
+        )));
+    }
+    let row_len = steps.raw_data.len() / rows;
+    let scales = scale.raw_data.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes));
+    let raw_data = steps
+        .raw_data
+        .chunks(row_len)
+        .zip(scales)
+        .flat_map(|(row, scale)| row.iter().map(move |step| f32::from(*step as i8) * scale))
+        .flat_map(f32::to_le_bytes)
+        .collect();
+    let kind = DataType::Float as i32;
+    let dims = steps.dims.clone();
+    Ok(TensorProto {
+        name: name.clone(),
+        dims,
+        data_type: kind,
+        raw_data,
+        ..TensorProto::default()
+    })
+}
+
+/// The axis that a `DequantizeLinear` has its scales along.
+fn axis(node: &NodeProto) -> i64 {
+    // What the operator takes where nothing is said.
+    node.attribute.iter().find(|attribute| attribute.name == "axis").map_or(1, |found| found.i)
 }
 
 fn check_node(node: &NodeProto) -> Result<(), OnnxError> {
@@ -310,7 +420,8 @@ fn checked_constant(constant: &TensorProto) -> Result<i64, OnnxError> {
     let (width, listed) = match DataType::try_from(constant.data_type) {
         Ok(DataType::Float) => (4, constant.float_data.len()),
         Ok(DataType::Int64) => (8, constant.int64_data.len()),
-        _ => return broken("expected float32 or int64 numbers".to_owned()),
+        Ok(DataType::Int8) => (1, constant.int32_data.len()),
+        _ => return broken("expected float32, int64 or 8-bit numbers".to_owned()),
     };
     let stored = if constant.raw_data.is_empty() {
         listed
@@ -355,4 +466,74 @@ pub fn prune(model: &mut ModelProto, wanted: &[&str]) -> Result<(), OnnxError> {
 #[must_use]
 pub fn metadata<'a>(model: &'a ModelProto, key: &str) -> Option<&'a str> {
     model.metadata_props.iter().find(|entry| entry.key == key).map(|entry| entry.value.as_str())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SCALES: [f32; 2] = [0.01, 0.3];
+
+    /// Weights `[2, 600]`: multiples of one number per row.
+    fn weights() -> Vec<f32> {
+        let step = |k: usize| if k == 5 { 127.0 } else { (k % 200) as f32 - 100.0 };
+        SCALES.iter().flat_map(|scale| (0..600).map(move |k| step(k) * scale)).collect()
+    }
+
+    fn file(weights: &[f32]) -> Vec<u8> {
+        let mut graph = GraphWriter::new("test");
+        graph.input("x", &[Dim::Batch, Dim::Fixed(600)]);
+        graph.weights("w", &[2, 600], weights);
+        graph.node("Gemm", &["x", "w"], "y", &[Attribute::Int("transB", 1)]);
+        graph.output("y", &[Dim::Batch, Dim::Fixed(2)]);
+        graph.encode()
+    }
+
+    #[test]
+    fn eight_bit_weights_come_back_and_others_stay_as_they_are() {
+        let read = |bytes: &[u8]| {
+            let graph = decode_checked(bytes).unwrap().graph.unwrap();
+            assert_eq!(graph.node.len(), 1);
+            assert_eq!(graph.initializer.len(), 1);
+            let numbers = graph.initializer[0].raw_data.as_chunks().0.iter();
+            numbers.map(|bytes| f32::from_le_bytes(*bytes)).collect::<Vec<f32>>()
+        };
+        let small = file(&weights());
+        assert!(small.len() < 1_600, "{} bytes", small.len());
+        for (given, expected) in read(&small).iter().zip(weights()) {
+            assert!((given - expected).abs() <= 1e-6 * 127.0 * 0.3, "{given} {expected}");
+        }
+        let whole: Vec<f32> = weights().iter().enumerate().map(|(i, x)| x + i as f32).collect();
+        assert_eq!(read(&file(&whole)), whole);
+    }
+
+    #[test]
+    fn eight_bit_weights_that_do_not_fit_their_scales_are_refused_by_name() {
+        type Damage = fn(&mut GraphProto);
+        let damages: [(&str, Damage, &str); 6] = [
+            ("no scales", |graph| drop(graph.initializer.pop()), "expected constants"),
+            ("one input", |graph| drop(graph.node[0].input.pop()), "expected constants"),
+            (
+                "half of the scales",
+                |graph| {
+                    graph.initializer[1].raw_data.truncate(4);
+                    graph.initializer[1].dims = vec![1];
+                },
+                "one scale per row",
+            ),
+            ("another axis", |graph| graph.node[0].attribute[0].i = 1, "one scale per row"),
+            (
+                "too few integers",
+                |graph| graph.initializer[0].raw_data.truncate(1199),
+                "holds 1199",
+            ),
+            ("left over", |graph| drop(graph.node.remove(0)), "behind a DequantizeLinear only"),
+        ];
+        for (what, damage, expected) in damages {
+            let mut model = ModelProto::decode(&file(&weights())[..]).unwrap();
+            damage(model.graph.as_mut().unwrap());
+            let error = decode_checked(&model.encode_to_vec()[..]).unwrap_err().to_string();
+            assert!(error.contains(expected), "{what}: {error}");
+        }
+    }
 }

@@ -144,9 +144,9 @@ fn names(section: &str) -> BTreeSet<&'static str> {
 }
 
 fn unknown(what: &str, found: &str, known: BTreeSet<&'static str>) -> String {
-    let near = known.iter().min_by_key(|name| distance(found, name));
+    let near = known.iter().min_by_key(|name| strsim::levenshtein(found, name));
     match near {
-        Some(near) if distance(found, near) <= 3 => {
+        Some(near) if strsim::levenshtein(found, near) <= 3 => {
             format!("unknown {what} {found:?}; did you mean {near:?}?")
         }
         _ => {
@@ -154,20 +154,4 @@ fn unknown(what: &str, found: &str, known: BTreeSet<&'static str>) -> String {
             format!("unknown {what} {found:?}; there are {}", known.join(", "))
         }
     }
-}
-
-/// Letters to insert, delete or replace between two words.
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, y) in b.iter().enumerate() {
-            let replace = diagonal + usize::from(x != *y);
-            diagonal = row[j + 1];
-            row[j + 1] = replace.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[b.len()]
 }

@@ -22,8 +22,8 @@ use super::file::File;
 use super::{Full, PredictError};
 use crate::metric;
 
-/// Seconds of one window on one thread, before any was measured.
-const FIRST_PACE_S: f64 = 0.008;
+/// Seconds of one window on one thread, before any was measured: a small server that also decodes.
+const FIRST_PACE_S: f64 = 0.003;
 /// Weight of the newest batch in the measured pace.
 const PACE_WEIGHT: f64 = 0.1;
 /// Threads that classify leave the processor to those that serve and store.

@@ -27,7 +27,7 @@ use crate::store::{Batch, Committed, Store, StoreError};
 use decode::{Decoded, decode, refused, stations};
 
 /// A batch is stored when it has this many messages…
-const BATCH_LEN: usize = 500;
+const BATCH_LEN: usize = 2_000;
 /// … or when its first message has waited this long…
 const BATCH_WAIT: Duration = Duration::from_millis(25);
 /// … or when nothing came for this long: a broker may hold back the rest until what it has sent is
@@ -212,7 +212,8 @@ impl Ingest {
         }
     }
 
-    /// Tells stations what they may forget. A receipt that is lost is given again when the record is.
+    /// Tells stations what they may forget. A receipt that is lost is given again when the record is:
+    /// QoS 0 is enough.
     fn give_receipts(&self, owed: BTreeMap<(String, DeviceId), Vec<(u32, u32)>>) {
         let unix_us = self.clock.now_us();
         for ((site, device), records) in owed {

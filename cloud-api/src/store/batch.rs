@@ -6,7 +6,7 @@ use ecosight_shared::{ClipRef, RecordId, Telemetry, TimeQuality};
 use sqlx::QueryBuilder;
 use uuid::Uuid;
 
-use super::bulk::{Bulk, Key};
+use super::bulk::{Bulk, Key, ROWS};
 use super::clips::hex;
 use super::devices::UPSERT_MODEL;
 use super::updates::{UpdateReport, note_updates};
@@ -272,7 +272,7 @@ macro_rules! insert_telemetry {
                 Content::Event(_) => None,
             })
             .collect();
-        if !rows.is_empty() {
+        for rows in rows.chunks(ROWS) {
             let mut query = QueryBuilder::<Db>::new(
                 "INSERT INTO telemetry (device_id, boot, seq, site_id, unix_us, received_us, \
                  agent_version, model_tag, uptime_s, windows, inference_p50_us, inference_p99_us, \

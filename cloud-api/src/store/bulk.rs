@@ -1,6 +1,7 @@
 //! The three statements that every batch needs, written for each database as it likes them best.
 //!
-//! SQLite takes rows as `VALUES` lists. PostgreSQL takes one array for each column: the statement is
+//! SQLite takes rows as `VALUES` lists, [`ROWS`] at a time, so that the statement of a whole list is kept
+//! ready: parsing it takes longer than running it. PostgreSQL takes one array for each column: the statement is
 //! always the same, so that it is parsed and planned once, and thousands of rows are twenty parameters.
 
 use std::future::Future;
@@ -9,6 +10,9 @@ use sqlx::{Database, FromRow, Postgres, QueryBuilder, Sqlite};
 use uuid::Uuid;
 
 use super::batch::{EventDraft, StoredRecord};
+
+/// Rows in one `VALUES` list: SQLite takes at most 32,766 parameters, and no table here has 30 columns.
+pub(super) const ROWS: usize = 100;
 
 type Done<T> = Result<T, sqlx::Error>;
 
@@ -141,13 +145,15 @@ impl Bulk for Sqlite {
         rows: Vec<(Uuid, String, String)>,
         received_us: i64,
     ) -> Done<()> {
-        let mut query = QueryBuilder::<Self>::new(devices!());
-        query.push_values(rows, |mut row, (id, site, name)| {
-            row.push_bind(id).push_bind(site).push_bind(name).push_bind("unknown");
-            row.push_bind(received_us).push_bind(received_us);
-        });
-        query.push(on_known_device!());
-        query.build().persistent(false).execute(connection).await?;
+        for rows in rows.chunks(ROWS) {
+            let mut query = QueryBuilder::<Self>::new(devices!());
+            query.push_values(rows, |mut row, (id, site, name)| {
+                row.push_bind(*id).push_bind(site).push_bind(name).push_bind("unknown");
+                row.push_bind(received_us).push_bind(received_us);
+            });
+            query.push(on_known_device!());
+            query.build().persistent(rows.len() == ROWS).execute(&mut *connection).await?;
+        }
         Ok(())
     }
 
@@ -156,16 +162,21 @@ impl Bulk for Sqlite {
         records: &[StoredRecord],
         received_us: i64,
     ) -> Done<Vec<Key>> {
-        let mut query = QueryBuilder::<Self>::new(records!());
-        query.push_values(records, |mut row, record| {
-            row.push_bind(record.id.device.0);
-            row.push_bind(i64::from(record.id.boot)).push_bind(i64::from(record.id.seq));
-            row.push_bind(record.site.clone()).push_bind(record.kind);
-            row.push_bind(record.unix_us).push_bind(record.time_quality.name());
-            row.push_bind(received_us);
-        });
-        query.push(on_known_record!());
-        query.build_query_as::<Key>().persistent(false).fetch_all(connection).await
+        let mut fresh = Vec::new();
+        for records in records.chunks(ROWS) {
+            let mut query = QueryBuilder::<Self>::new(records!());
+            query.push_values(records, |mut row, record| {
+                row.push_bind(record.id.device.0);
+                row.push_bind(i64::from(record.id.boot)).push_bind(i64::from(record.id.seq));
+                row.push_bind(&record.site).push_bind(record.kind);
+                row.push_bind(record.unix_us).push_bind(record.time_quality.name());
+                row.push_bind(received_us);
+            });
+            query.push(on_known_record!());
+            let query = query.build_query_as::<Key>().persistent(records.len() == ROWS);
+            fresh.extend(query.fetch_all(&mut *connection).await?);
+        }
+        Ok(fresh)
     }
 
     async fn join_events(
@@ -173,24 +184,29 @@ impl Bulk for Sqlite {
         drafts: Vec<EventDraft>,
         received_us: i64,
     ) -> Done<Vec<Upserted>> {
-        let mut query = QueryBuilder::<Self>::new(events!());
-        query.push_values(drafts, |mut row, draft| {
-            row.push_bind(draft.id).push_bind(draft.site).push_bind(draft.device);
-            row.push_bind(draft.class).push_bind(draft.class_index.map(i64::from));
-            row.push_bind(draft.alert).push_bind(draft.canary);
-            row.push_bind(i64::from(draft.flags)).push_bind(draft.complete).push_bind("open");
-            row.push_bind(draft.score).push_bind(draft.onset_us);
-            row.push_bind(draft.time_quality.name());
-            row.push_bind(received_us).push_bind(draft.listed_us);
-            row.push_bind(draft.duration_ms.map(i64::from));
-            row.push_bind(draft.decided_after_ms.map(i64::from));
-            row.push_bind(i64::from(draft.windows)).push_bind(draft.level_dbfs);
-            row.push_bind(draft.noise_floor_dbfs);
-            row.push_bind(draft.scores.as_deref().map(score_list));
-            row.push_bind(draft.model_tag);
-        });
-        query.push(on_known_event!());
-        query.build_query_as::<Upserted>().persistent(false).fetch_all(connection).await
+        let mut touched = Vec::new();
+        for drafts in drafts.chunks(ROWS) {
+            let mut query = QueryBuilder::<Self>::new(events!());
+            query.push_values(drafts, |mut row, draft| {
+                row.push_bind(draft.id).push_bind(&draft.site).push_bind(draft.device);
+                row.push_bind(&draft.class).push_bind(draft.class_index.map(i64::from));
+                row.push_bind(draft.alert).push_bind(draft.canary);
+                row.push_bind(i64::from(draft.flags)).push_bind(draft.complete).push_bind("open");
+                row.push_bind(draft.score).push_bind(draft.onset_us);
+                row.push_bind(draft.time_quality.name());
+                row.push_bind(received_us).push_bind(draft.listed_us);
+                row.push_bind(draft.duration_ms.map(i64::from));
+                row.push_bind(draft.decided_after_ms.map(i64::from));
+                row.push_bind(i64::from(draft.windows)).push_bind(draft.level_dbfs);
+                row.push_bind(draft.noise_floor_dbfs);
+                row.push_bind(draft.scores.as_deref().map(score_list));
+                row.push_bind(&draft.model_tag);
+            });
+            query.push(on_known_event!());
+            let query = query.build_query_as::<Upserted>().persistent(drafts.len() == ROWS);
+            touched.extend(query.fetch_all(&mut *connection).await?);
+        }
+        Ok(touched)
     }
 }
 

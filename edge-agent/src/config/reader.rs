@@ -195,7 +195,7 @@ fn nearest<'k>(key: &str, known: &'k [String]) -> Option<&'k str> {
     known
         .iter()
         .map(|candidate| {
-            let whole = distance(key, candidate);
+            let whole = strsim::levenshtein(key, candidate);
             // The right name in the wrong section is as likely as a slip of a finger.
             let moved = if leaf(key) == leaf(candidate) { 1 } else { usize::MAX };
             // A slip late in the word is likelier than one at its beginning.
@@ -205,22 +205,6 @@ fn nearest<'k>(key: &str, known: &'k [String]) -> Option<&'k str> {
         .min()
         .filter(|(distance, _, candidate)| *distance <= 1 + candidate.len() / 4)
         .map(|(_, _, candidate)| candidate)
-}
-
-/// Levenshtein distance in characters.
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, y) in b.iter().enumerate() {
-            let substituted = diagonal + usize::from(x != *y);
-            diagonal = row[j + 1];
-            row[j + 1] = substituted.min(row[j] + 1).min(row[j + 1] + 1);
-        }
-    }
-    row[b.len()]
 }
 
 impl Value {

@@ -37,7 +37,7 @@ pub fn to_onnx(network: &Network, source_sha256: &str) -> Vec<u8> {
             format!("layer{layer:02}.bias"),
         );
         let inner = if shape.depthwise { 1 } else { shape.input };
-        graph.constant(&weight, &[shape.output, inner, shape.kernel, shape.kernel], &conv.weight);
+        graph.weights(&weight, &[shape.output, inner, shape.kernel, shape.kernel], &conv.weight);
         graph.constant(&bias, &[shape.output], &conv.bias);
         let pads: [i64; 4] = match (shape.kernel, shape.stride) {
             (1, _) => [0; 4],
@@ -71,7 +71,7 @@ pub fn to_onnx(network: &Network, source_sha256: &str) -> Vec<u8> {
     graph.node("GlobalAveragePool", &[&last], "embedding.mean", &[]);
     graph.node("Flatten", &["embedding.mean"], "embedding", &[Attribute::Int("axis", 1)]);
     graph.output("embedding", &[Dim::Batch, Dim::Fixed(EMBEDDING_LEN)]);
-    graph.constant("classes.weight", &[CLASSES, EMBEDDING_LEN], &network.class_weight);
+    graph.weights("classes.weight", &[CLASSES, EMBEDDING_LEN], &network.class_weight);
     graph.constant("classes.bias", &[CLASSES], &network.class_bias);
     graph.node(
         "Gemm",

@@ -24,6 +24,7 @@ use vector::x86::{Avx2, Avx512};
 use vector::{Portable, Vector};
 
 use super::geometry::Geometry;
+use crate::eight_bit;
 
 /// A set of kernels that this processor can run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -219,7 +220,7 @@ impl Packed {
         weight: impl Fn(usize, usize) -> f32,
     ) -> Self {
         let large = size_of::<f32>() * depth * bias.len() > SMALL;
-        let scale = if large { scales(depth, bias.len(), &weight) } else { None };
+        let scale = if large { eight_bit::scales(depth, bias.len(), &weight) } else { None };
         Self::with_scale(kernels, depth, bias, weight, scale)
     }
 
@@ -242,7 +243,7 @@ impl Packed {
             Some(scale) => {
                 let integer = |(k, column)| {
                     let scale = scale.get(column).copied().unwrap_or(1.0);
-                    nearest(at((k, column)) / scale) as i8
+                    eight_bit::integer(at((k, column)), scale)
                 };
                 (Weights::Scaled(order.map(integer).collect()), scale)
             }
@@ -272,41 +273,6 @@ impl Packed {
         }
     }
 }
-
-/// The number of which all weights of a column are multiples, -127 to 127 times, column by column;
-/// `None` if a column has none.
-///
-/// Symmetric quantisation gives the integer 127 to the largest weight of a column, or of the whole
-/// matrix.
-fn scales(depth: usize, columns: usize, weight: impl Fn(usize, usize) -> f32) -> Option<Vec<f32>> {
-    let largest = |column| (0..depth).map(|k| weight(k, column).abs()).fold(0.0, f32::max);
-    let of_columns: Vec<f32> = (0..columns).map(largest).collect();
-    let of_all = of_columns.iter().copied().fold(0.0, f32::max);
-    let fits = |column: usize, largest: f32| {
-        let scale = if largest > 0.0 { largest / 127.0 } else { 1.0 };
-        let exact = |k| {
-            let weight = weight(k, column);
-            (weight - nearest(weight / scale) * scale).abs() <= EXACT * largest
-        };
-        (0..depth).all(exact).then_some(scale)
-    };
-    let columns = of_columns.into_iter().enumerate();
-    columns
-        .map(|(column, largest)| fits(column, largest).or_else(|| fits(column, of_all)))
-        .collect()
-}
-
-/// The whole number nearest to a number of less than a million: far quicker than the library's on a
-/// processor of the oldest kind.
-fn nearest(number: f32) -> f32 {
-    /// At this size a float32 has no room for fractions.
-    const COARSE: f32 = 12_582_912.0;
-    (number + COARSE) - COARSE
-}
-
-/// Largest difference, relative to a column's largest weight, that comes from rounding alone: two
-/// units in the last place.
-const EXACT: f32 = 2.0 * f32::EPSILON;
 
 /// One small filter per channel, and a bias.
 #[derive(Clone)]

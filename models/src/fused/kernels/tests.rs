@@ -1,7 +1,7 @@
 //! Each kernel against plain arithmetic, for every length of tail; nothing is read or written beside
 //! what is given.
 
-use super::{Filter, Kernels, Packed, Weights, scales};
+use super::{Filter, Kernels, Packed, Weights};
 use crate::fused::geometry::{Geometry, Size};
 
 /// Numbers in -0.5..0.5, always the same for a seed.
@@ -212,7 +212,6 @@ fn eight_bit_weights_are_recognised_and_others_are_not() {
         let matrix = Packed::new(kernels, 3, &bias[..4], by_column);
         assert!(matches!(matrix.weights, Weights::Whole(_)));
     }
-    assert_eq!(scales(depth, columns, |_, _| 0.0), Some(vec![1.0; columns]));
 }
 
 #[test]
