@@ -25,11 +25,16 @@ const ACTOR: &str = "operator";
 /// Lines of a list.
 const LISTED: i64 = 200;
 
-async fn store(config: &Config) -> Result<Store> {
+pub(crate) async fn store(config: &Config) -> Result<Store> {
     open_store(config, &data_dir(config)?).await
 }
 
-async fn note(store: &Store, action: &'static str, target: String, detail: String) -> Result<()> {
+pub(crate) async fn note(
+    store: &Store,
+    action: &'static str,
+    target: String,
+    detail: String,
+) -> Result<()> {
     let (at_us, actor) = (Clock::system().now_us(), ACTOR.to_owned());
     Ok(store.log_deed(Deed { at_us, actor, action, target, detail }).await?)
 }

@@ -11,6 +11,7 @@ use crate::access::Role;
 use crate::config::{BrokerChoice, Config, ConfigError, Fault};
 use crate::export::ExportFormat;
 use crate::server::Roles;
+use crate::training::JudgeArguments;
 
 /// EcoSight's server: gathers what stations hear, warns rangers, shows it.
 #[derive(Debug, Parser)]
@@ -38,6 +39,14 @@ pub enum Command {
     MosquittoAcl(MosquittoAcl),
     /// Write what was heard to standard output
     Export(Export),
+    /// Add sounds to learn from
+    #[command(subcommand)]
+    Samples(SamplesCommand),
+    /// Look at versions of the model, choose the one that serves, hand them on
+    #[command(subcommand)]
+    Models(ModelsCommand),
+    /// Ask for a training
+    Retrain(Retrain),
     /// Take in signed releases of models, and list them
     Releases(Releases),
     /// List rollouts, and steer them
@@ -51,6 +60,112 @@ pub enum Command {
     /// Train a candidate; the server runs this for its jobs
     #[command(hide = true)]
     Train(TrainArguments),
+    /// Judge models; the server runs this for its jobs
+    #[command(hide = true)]
+    Judge(JudgeArguments),
+}
+
+/// What to do with samples.
+#[derive(Debug, Subcommand)]
+pub enum SamplesCommand {
+    /// Take in a folder or a ZIP file of labelled sounds
+    Import(ImportSamples),
+}
+
+/// Where labelled sounds are.
+#[derive(Debug, Args)]
+pub struct ImportSamples {
+    /// Folder, or ZIP file, with the sounds
+    #[arg(value_name = "DIR|ZIP")]
+    pub from: PathBuf,
+    /// CSV with path and label, and if there are any group (or recording_id), source and licence;
+    /// paths are relative to the folder, or within the ZIP file
+    #[arg(long, value_name = "CSV")]
+    pub manifest: PathBuf,
+    /// Where the server keeps its records
+    #[command(flatten)]
+    pub settings: Settings,
+}
+
+/// What to do with versions.
+#[derive(Debug, Subcommand)]
+pub enum ModelsCommand {
+    /// List versions, newest first; the one that serves is marked
+    List(Settings),
+    /// Write a version to one file
+    Export(ExportModel),
+    /// Take in a version that was exported; it serves only when it is activated
+    Import(ImportModel),
+    /// Make a version the one that serves
+    Activate(ActivateModel),
+    /// Go back to the version that served before
+    Rollback(Settings),
+}
+
+impl ModelsCommand {
+    /// Where the server keeps its records.
+    #[must_use]
+    pub fn settings(&self) -> &Settings {
+        match self {
+            Self::List(settings) | Self::Rollback(settings) => settings,
+            Self::Export(options) => &options.settings,
+            Self::Import(options) => &options.settings,
+            Self::Activate(options) => &options.settings,
+        }
+    }
+}
+
+/// A version to write.
+#[derive(Debug, Args)]
+pub struct ExportModel {
+    /// Its id, its version, or the first digits of its SHA-256
+    pub model: String,
+    /// The file
+    #[arg(long, value_name = "FILE")]
+    pub out: PathBuf,
+    /// Where the server keeps its records
+    #[command(flatten)]
+    pub settings: Settings,
+}
+
+/// A version to take in.
+#[derive(Debug, Args)]
+pub struct ImportModel {
+    /// The file
+    pub file: PathBuf,
+    /// Where the server keeps its records
+    #[command(flatten)]
+    pub settings: Settings,
+}
+
+/// A version to serve.
+#[derive(Debug, Args)]
+pub struct ActivateModel {
+    /// Its id, its version, or the first digits of its SHA-256
+    pub model: String,
+    /// Why
+    #[arg(long, default_value = "")]
+    pub reason: String,
+    /// Where the server keeps its records
+    #[command(flatten)]
+    pub settings: Settings,
+}
+
+/// A training.
+#[derive(Debug, Args)]
+pub struct Retrain {
+    /// Why
+    #[arg(long, default_value = "manual")]
+    pub reason: String,
+    /// Decides folds, augmentations and fits
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// Show how it goes until it ends; a running server does the work
+    #[arg(long)]
+    pub watch: bool,
+    /// Where the server keeps its records
+    #[command(flatten)]
+    pub settings: Settings,
 }
 
 /// How to run.

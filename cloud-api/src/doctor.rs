@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 use tokio::net::TcpStream;
 
 use crate::config::{BrokerChoice, Config};
-use crate::server::loaded;
+use crate::serving::parts;
 use crate::store::Store;
 
 /// Prints one line a check.
@@ -63,7 +63,7 @@ async fn database(config: &Config) -> Result<String, String> {
 }
 
 fn model(config: &Config) -> Result<String, String> {
-    let (model, _) = loaded(&config.model)?;
+    let model = parts(&config.model, None, None)?.classifier;
     let bundle = model.bundle();
     Ok(format!("{} {} ({})", bundle.name, bundle.version, bundle.tag))
 }

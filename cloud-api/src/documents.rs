@@ -42,6 +42,23 @@ pub struct EventDocument {
     state: String,
     location: Option<LocationDocument>,
     clip: Option<ClipDocument>,
+    /// What a person said of it; `null` if nobody did.
+    verdict: Option<EventVerdict>,
+}
+
+/// What a person said of an event.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+struct EventVerdict {
+    /// `confirmed`, `rejected` or `relabelled`.
+    verdict: String,
+    /// What a false alarm was.
+    cause: Option<String>,
+    /// What it is, where it was relabelled.
+    class: Option<String>,
+    note: Option<String>,
+    /// Who.
+    by: String,
+    at: String,
 }
 
 /// A station.
@@ -116,7 +133,16 @@ impl From<EventRow> for EventDocument {
             format: row.clip_format.unwrap_or_default(),
             sha256,
         });
+        let verdict = row.verdict.map(|verdict| EventVerdict {
+            verdict,
+            cause: row.verdict_cause,
+            class: row.verdict_class,
+            note: row.verdict_note,
+            by: row.verdict_by.unwrap_or_default(),
+            at: rfc3339(row.verdict_us.unwrap_or_default()),
+        });
         Self {
+            verdict,
             id: row.id,
             device_id: row.device_id,
             device_name: row.device_name,

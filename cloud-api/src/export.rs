@@ -13,6 +13,8 @@ use crate::clips::Clips;
 use crate::clock::rfc3339;
 use crate::store::{ClipStatus, EventFilter, EventRow, Store, StoreError};
 
+pub(crate) use guano::bare as wav;
+
 /// Events read at once.
 const PAGE: i64 = 500;
 
@@ -159,7 +161,8 @@ fn head(format: ExportFormat) -> &'static str {
         ExportFormat::Csv => {
             "id,time,site_id,device_id,device_name,class,alert,canary,score,windows,duration_ms,\
              level_dbfs,noise_floor_dbfs,latitude,longitude,uncertainty_m,time_quality,state,\
-             model_name,model_version,model_tag,clip_sha256\r\n"
+             model_name,model_version,model_tag,clip_sha256,verdict,verdict_cause,verdict_class,\
+             verdict_by\r\n"
         }
         ExportFormat::GeoJson => "{\"type\":\"FeatureCollection\",\"features\":[",
         ExportFormat::Raven => {
@@ -195,6 +198,10 @@ fn csv_line(out: &mut String, event: &EventRow) {
         event.model_version.clone().unwrap_or_default(),
         event.model_tag.clone(),
         event.clip_sha256.clone().unwrap_or_default(),
+        event.verdict.clone().unwrap_or_default(),
+        event.verdict_cause.clone().unwrap_or_default(),
+        event.verdict_class.clone().unwrap_or_default(),
+        event.verdict_by.clone().unwrap_or_default(),
     ];
     for (place, field) in fields.iter().enumerate() {
         if place > 0 {
@@ -233,6 +240,9 @@ fn geojson_feature(out: &mut String, event: &EventRow, first: bool) {
             "uncertainty_m": event.uncertainty_m,
             "time_quality": event.time_quality,
             "state": event.state,
+            "verdict": event.verdict,
+            "verdict_cause": event.verdict_cause,
+            "verdict_class": event.verdict_class,
         },
     });
     if !first {

@@ -114,7 +114,8 @@ fn filters(group: &str) -> Vec<String> {
         "" => Topic::ALL_UP.to_owned(),
         group => format!("$share/{group}/{}", Topic::ALL_UP),
     };
-    vec![up, Topic::ALL_STATUS.to_owned(), Topic::ALL_UPDATES.to_owned()]
+    let further = [Topic::ALL_STATUS, Topic::ALL_REPLY, Topic::ALL_UPDATES];
+    [up].into_iter().chain(further.map(str::to_owned)).collect()
 }
 
 fn mqtt_options(link: &LinkOptions) -> MqttOptions {

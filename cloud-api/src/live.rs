@@ -16,8 +16,10 @@ use uuid::Uuid;
 
 use crate::clock::Clock;
 use crate::documents::{DeviceDocument, EventDocument};
+use crate::http::JobDocument;
 use crate::ingest::Changes;
 use crate::store::{Store, StoreError};
+use crate::training::RETRAIN;
 
 /// Things kept for watchers that come back.
 const KEPT: usize = 1_024;
@@ -29,9 +31,9 @@ const LAG: usize = 256;
 pub struct Happening {
     /// Higher than that of everything before, also across restarts.
     pub id: u64,
-    /// `alert`, `detection`, `clip`, `device` or `rollout`.
+    /// `alert`, `detection`, `clip`, `device`, `rollout`, `training` or `model`.
     pub kind: &'static str,
-    /// The event, station or rollout as JSON.
+    /// The event, station, rollout, job or change as JSON.
     pub json: Arc<str>,
 }
 
@@ -149,6 +151,29 @@ pub async fn follow(live: Live, store: Store, clock: Clock, stop: CancellationTo
         if let Err(error) = found.await {
             debug!(%error, "cannot look for what others took in");
         }
+    }
+}
+
+/// Puts what trainings do on the stream, whichever process does it, until `stop`.
+pub async fn show_trainings(live: Live, store: Store, stop: CancellationToken) {
+    let mut shown = None;
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = sleep(LOOK) => {}
+        }
+        let found = store.jobs(Some(RETRAIN), None, 1).await;
+        let Some(job) = found.ok().and_then(|jobs| jobs.into_iter().next()) else { continue };
+        let state = (job.id, job.state.clone(), job.progress.clone());
+        // What ended before this process began is no news.
+        let news = match &shown {
+            None => job.finished_us.is_none(),
+            Some(shown) => *shown != state,
+        };
+        if news {
+            live.publish("training", &JobDocument::from(job));
+        }
+        shown = Some(state);
     }
 }
 

@@ -3,10 +3,10 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use ecosight_cloud::cli::{Cli, Command, Settings};
+use ecosight_cloud::cli::{Cli, Command, SamplesCommand, Settings};
 use ecosight_cloud::clock::Clock;
 use ecosight_cloud::config::{Config, default_file};
-use ecosight_cloud::{administer, doctor, http, log, server, training, watch};
+use ecosight_cloud::{administer, doctor, http, learn, log, server, training, watch};
 
 /// Exit code for a command line or a configuration that cannot be used.
 const USAGE: u8 = 2;
@@ -44,6 +44,18 @@ async fn main() -> ExitCode {
             Ok(config) => finished(administer::export(&config, &options).await),
             Err(code) => code,
         },
+        Command::Samples(SamplesCommand::Import(options)) => match configured(&options.settings) {
+            Ok(config) => finished(learn::import_samples(&config, &options).await),
+            Err(code) => code,
+        },
+        Command::Models(command) => match configured(command.settings()) {
+            Ok(config) => finished(learn::models(&config, &command).await),
+            Err(code) => code,
+        },
+        Command::Retrain(options) => match configured(&options.settings) {
+            Ok(config) => finished(learn::retrain(&config, &options).await),
+            Err(code) => code,
+        },
         Command::Releases(options) => match configured(&options.settings) {
             Ok(config) => finished(administer::releases(&config, &options.what).await),
             Err(code) => code,
@@ -55,6 +67,10 @@ async fn main() -> ExitCode {
         Command::Configfile => finished(log::print(&default_file())),
         Command::Openapi => finished(print_openapi()),
         Command::Train(arguments) => match training::run_trainer(&arguments) {
+            Ok(code) => code,
+            Err(error) => finished(Err(error)),
+        },
+        Command::Judge(arguments) => match training::run_judge(&arguments) {
             Ok(code) => code,
             Err(error) => finished(Err(error)),
         },

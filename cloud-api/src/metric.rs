@@ -64,7 +64,7 @@ pub fn start() -> Result<PrometheusHandle, BuildError> {
 }
 
 /// The commit that was built, where the build was told.
-fn revision() -> &'static str {
+pub(crate) fn revision() -> &'static str {
     option_env!("ECOSIGHT_REVISION").unwrap_or("unknown")
 }
 

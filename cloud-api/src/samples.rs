@@ -15,9 +15,13 @@ use tokio::sync::Semaphore;
 use uuid::Uuid;
 
 use crate::chance::Chance;
-use crate::clock::Clock;
+use crate::clips::Clips;
+use crate::clock::{Clock, rfc3339};
 use crate::inference::{MAX_FILE_BYTES, MAX_SECONDS};
-use crate::store::{SampleRow, Store, StoreError, hex};
+use crate::store::{EventRow, SampleRow, Store, StoreError, hex};
+
+/// Terms of what nobody stated any for.
+const OWN_LICENCE: &str = "own recording";
 
 /// Longest name of a class or group.
 const NAME_MAX_LEN: usize = 64;
@@ -47,8 +51,42 @@ pub struct NewSample {
     pub class: String,
     /// The recording it is a slice of, if it is one.
     pub group: Option<String>,
-    /// The event whose recording it is, if it is one.
+    /// Where it comes from, if not from somebody's upload.
+    pub origin: Option<Origin>,
+    /// Where it says it comes from, if it is no station's.
+    pub source: Option<String>,
+    /// Terms of use; its owner's own recording if nothing is said.
+    pub licence: Option<String>,
+    /// Who says what is heard in it.
+    pub verifier: Option<String>,
+}
+
+/// The station that a sound was recorded by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// The event whose recording it is; `None` for one that a station was asked for.
     pub event: Option<Uuid>,
+    /// Where.
+    pub site: String,
+    /// Which.
+    pub device: Uuid,
+}
+
+impl NewSample {
+    /// A sound that somebody sent.
+    #[must_use]
+    pub fn sent(file: Vec<u8>, file_name: String, class: String, group: Option<String>) -> Self {
+        let (origin, source, licence, verifier) = (None, None, None, None);
+        Self { file, file_name, class, group, origin, source, licence, verifier }
+    }
+}
+
+/// What must stay on one side of every split of what stations record: the sound of one place on one
+/// day.
+#[must_use]
+pub fn group_of(device: Uuid, time_us: i64) -> String {
+    let time = rfc3339(time_us);
+    format!("{device}_{}", time.get(..10).unwrap_or("unknown"))
 }
 
 /// Why a sound was not kept.
@@ -95,7 +133,11 @@ impl Samples {
     pub async fn keep(&self, new: NewSample) -> Result<(SampleRow, bool), SampleError> {
         let class = checked_name("class_name", &new.class)?;
         let group = new.group.as_deref().map(|group| checked_name("group", group)).transpose()?;
-        let NewSample { file, file_name, event, .. } = new;
+        let words = [("source", &new.source), ("licence", &new.licence)];
+        for (field, word) in words {
+            word.as_deref().map(|word| checked_words(field, word)).transpose()?;
+        }
+        let NewSample { file, file_name, origin, source, licence, verifier, .. } = new;
         let bytes = file.len() as i64;
         let (dir, permit) = (self.dir.clone(), self.decoders.clone().acquire_owned().await);
         let kept = tokio::task::spawn_blocking(move || {
@@ -115,8 +157,15 @@ impl Samples {
             class,
             // A sound that nobody says is a slice of another stands for itself.
             group_key: group.unwrap_or_else(|| checked.sha256.clone()),
-            source: if event.is_some() { "event" } else { "upload" }.into(),
-            event_id: event,
+            source: source.unwrap_or_else(|| {
+                match &origin {
+                    None => "upload",
+                    Some(Origin { event: Some(_), .. }) => "event",
+                    Some(Origin { event: None, .. }) => "missed",
+                }
+                .into()
+            }),
+            event_id: origin.as_ref().and_then(|origin| origin.event),
             file_name: shown_name(&file_name),
             sha256: checked.sha256,
             bytes,
@@ -125,10 +174,61 @@ impl Samples {
             channels: checked.channels as i64,
             created_us: now_us,
             labelled_us: now_us,
+            site_id: origin.as_ref().map(|origin| origin.site.clone()),
+            device_id: origin.map(|origin| origin.device),
+            licence: licence.unwrap_or_else(|| OWN_LICENCE.into()),
+            verifier,
         };
         let kept = self.store.keep_sample(row).await?;
         let is_new = kept.id == id;
         Ok((kept, is_new))
+    }
+
+    /// Makes the sample of an event's recording what the verdict on the event says: there, with its
+    /// class, or gone. Nothing is done while the recording has not come.
+    ///
+    /// # Errors
+    /// [`SampleError`]; then the event stays marked, and a worker comes back to it.
+    pub async fn follow_verdict(&self, clips: &Clips, event: Uuid) -> Result<(), SampleError> {
+        let Some(row) = self.store.event(event).await? else { return Ok(()) };
+        if !self.store.is_sample_due(event).await? {
+            return Ok(());
+        }
+        let before = self.store.sample_of_event(event).await?;
+        let followed = match (taught(&row), before) {
+            (None, None) => true,
+            (None, Some(before)) => self.forget(before.id).await?,
+            (Some(class), Some(before)) => {
+                let verifier = row.verdict_by.clone().unwrap_or_default();
+                let now_us = self.clock.now_us();
+                self.store.relabel_sample(before.id, class, verifier, now_us).await?.is_some()
+            }
+            (Some(class), None) if row.clip_status.as_deref() == Some("stored") => {
+                let Some(path) = clips.path_of(&row) else { return Ok(()) };
+                let file = tokio::fs::read(&path).await?;
+                let new = NewSample {
+                    file,
+                    file_name: path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+                    class,
+                    group: Some(group_of(row.device_id, row.listed_us)),
+                    origin: Some(Origin {
+                        event: Some(event),
+                        site: row.site_id.clone(),
+                        device: row.device_id,
+                    }),
+                    source: None,
+                    licence: None,
+                    verifier: row.verdict_by.clone(),
+                };
+                self.keep(new).await?;
+                true
+            }
+            (Some(_), None) => false,
+        };
+        if followed {
+            self.store.sample_followed(event, row.verdict_us).await?;
+        }
+        Ok(())
     }
 
     /// Forgets a sample and removes its file; false if there is no such sample.
@@ -179,6 +279,34 @@ pub fn checked_name(field: &str, name: &str) -> Result<String, SampleError> {
     Err(SampleError::Name(format!(
         "{field}: write 1 to {NAME_MAX_LEN} letters, digits, spaces, '_', '-' or '.', as in gun_shot."
     )))
+}
+
+/// Words about a sample that stand in manifests, as they are: a name, an address, terms.
+fn checked_words(field: &str, words: &str) -> Result<(), SampleError> {
+    let plain = |c: char| !c.is_control() && !matches!(c, ',' | '"');
+    if (1..=FILE_NAME_MAX_LEN).contains(&words.len()) && words.chars().all(plain) {
+        return Ok(());
+    }
+    Err(SampleError::Name(format!(
+        "{field}: write 1 to {FILE_NAME_MAX_LEN} bytes on one line, without ',' and '\"'."
+    )))
+}
+
+/// What the recording of an event is a sample of, by the verdict on it; `None` if of nothing. A false
+/// alarm is a sample of what it was: the model learns those it has no class for as background. A canary
+/// is nothing that was heard.
+fn taught(event: &EventRow) -> Option<String> {
+    if event.canary || event.verdict_cause.as_deref() == Some("canary") {
+        return None;
+    }
+    match event.verdict.as_deref()? {
+        "confirmed" => event.class.clone(),
+        "relabelled" => event.verdict_class.clone(),
+        _ => Some(match event.verdict_cause.as_deref() {
+            None | Some("other") => "background".into(),
+            Some(cause) => cause.to_owned(),
+        }),
+    }
 }
 
 /// The last part of what the sender called the file, without control characters.

@@ -50,6 +50,8 @@ impl Topic<'_> {
     pub const ALL_UP: &'static str = "ecosight/v1/+/+/up";
     /// Filter for the status of every station.
     pub const ALL_STATUS: &'static str = "ecosight/v1/+/+/status";
+    /// Filter for the answers of every station.
+    pub const ALL_REPLY: &'static str = "ecosight/v1/+/+/reply";
     /// Filter for the updates of every station.
     pub const ALL_UPDATES: &'static str = "ecosight/v1/+/+/update";
     /// Filter for the alerts of the cloud, every site and class.

@@ -59,7 +59,7 @@ function stations(now) {
 /** A server that tests can drive. `seed` events exist from the start, `sick` makes stations ail. */
 export async function startFakeServer({ port = 0, alerts = 9, others = 26, sick = true, csp = CSP } = {}) {
   const now = Date.now();
-  const state = { events: new Map(), devices: new Map(), clips: new Map(), streams: new Set(), log: [], lastId: 0, broken: false };
+  const state = { models: fakeModels(now), jobs: [], events: new Map(), devices: new Map(), clips: new Map(), streams: new Set(), log: [], lastId: 0, broken: false };
   for (const device of stations(now)) state.devices.set(device.id, device);
   if (sick) ail(state, now);
 
@@ -124,6 +124,7 @@ export async function startFakeServer({ port = 0, alerts = 9, others = 26, sick 
   /** Stores an event and, unless silent, tells the live clients. */
   function publish(type, data, { silent = false } = {}) {
     if (type === 'device') state.devices.set(data.id, data);
+    else if (type === 'training') state.jobs = [data, ...state.jobs.filter((job) => job.id !== data.id)];
     else state.events.set(data.id, data);
     if (silent) return;
     state.lastId += 1;
@@ -213,6 +214,9 @@ async function answer(request, response, state, csp) {
   const url = new URL(request.url, 'http://fake');
   const path = url.pathname;
   response.setHeader('X-Content-Type-Options', 'nosniff');
+  if (path === '/retrain') {
+    return json(response, { success: true, message: 'Training on 120 new samples has been queued.', status: 'started', job_id: uuid('job') });
+  }
   if (!path.startsWith('/api/')) return file(response, path, csp);
   if (state.broken) return problem(response, 503, 'Service unavailable', 'The database does not answer.');
 
@@ -222,11 +226,73 @@ async function answer(request, response, state, csp) {
   if (path === '/api/v1/system') {
     return json(response, { version: '0.1.0', model: { ...MODEL, backbone: 'yamnet' }, database: 'sqlite', broker: 'embedded', broker_connected: true, uptime_s: 262_113 });
   }
+  if (request.method !== 'GET') return change(request, response, state, path);
+  if (kind === 'review') {
+    const waiting = [...state.events.values()].filter((event) => !event.verdict && !event.canary && event.clip?.status === 'stored');
+    const items = waiting.slice(0, Number(query.limit ?? 50)).map((event) => ({ event, uncertainty: 1 - event.score, novelty: 1 }));
+    return json(response, { items, waiting: waiting.length });
+  }
+  if (kind === 'jobs') return json(response, { items: state.jobs, next: null });
+  if (kind === 'models') return json(response, state.models);
   if (kind === 'devices') refreshReports(state);
   if (kind === 'devices') return id ? one(response, state.devices.get(id)) : json(response, { items: [...state.devices.values()] });
   if (kind === 'clips') return clip(response, request, state, id);
   if (kind === 'alerts' || kind === 'detections') {
     return id ? one(response, state.events.get(id)) : json(response, page(state, query, kind === 'alerts'));
+  }
+  return problem(response, 404, 'Not found', `No such path: ${path}`);
+}
+
+/** Two versions, the older one serves. */
+function fakeModels(now) {
+  const version = (seed, over) => ({ id: uuid(seed), name: 'forest-ear', tag: hex(seed, 8), serving: false, created_at: new Date(now - 86_400_000).toISOString(), created_by: 'server', gate: null, lineage: {}, ...over });
+  const items = [
+    version('model 2', { version: '0.0.2', origin: 'trained', gate: fakeGate(false) }),
+    version('model 1', { version: '1.0.0', origin: 'builtin', serving: true }),
+  ];
+  const changes = [{ version_id: items[1].id, before_id: null, cause: 'start', reason: 'the server began with forest-ear 1.0.0', by: 'server', at: new Date(now - 86_400_000).toISOString() }];
+  return { items, next: null, changes };
+}
+
+/** What the gate says of two models. */
+export function fakeGate(passed) {
+  const line = (version, hits, alarms) => ({ version, sha256: hex(version, 64), hits, recall: hits / 40, false_alarms: alarms, recent_false_alarms: 0 });
+  return {
+    passed,
+    sentence: passed ? 'forest-ear 0.0.3 takes over: of 40 shots of the test set it hears 39 (38 before).' : 'forest-ear 1.0.0 stays: forest-ear 0.0.2 raises 3 false alarms on the test set where there are 1 now.',
+    positives: 40,
+    positive_recordings: 21,
+    negatives: 60,
+    recent: 120,
+    incumbent: line('forest-ear 1.0.0', 38, 1),
+    candidate: line('forest-ear 0.0.2', 39, passed ? 0 : 3),
+    interval: [-0.05, 0.05],
+    flips: 3,
+  };
+}
+
+/** What people say and choose. */
+async function change(request, response, state, path) {
+  let text = '';
+  for await (const part of request) text += part;
+  const body = text ? JSON.parse(text) : {};
+  const [, , , kind, id, what] = path.split('/');
+  state.asked ??= [];
+  state.asked.push({ method: request.method, path, body });
+  if (state.forbidden) return problem(response, 403, 'Forbidden', 'Your role does not allow this.');
+  if (what === 'verdict') {
+    const event = state.events.get(id);
+    if (!event) return problem(response, 404, 'Not found', 'No such event.');
+    const verdict = request.method === 'DELETE' ? null : { cause: null, class: null, note: null, ...body, by: 'user:anna', at: new Date().toISOString() };
+    const judged = { ...event, verdict };
+    state.events.set(id, judged);
+    return json(response, judged);
+  }
+  if (kind === 'models') {
+    const target = id === 'rollback' ? state.models.changes[0].before_id : id;
+    const changed = { version_id: target, before_id: state.models.changes[0].version_id, cause: 'person', reason: body.reason ?? '', by: 'user:anna', at: new Date().toISOString() };
+    state.models = { ...state.models, items: state.models.items.map((version) => ({ ...version, serving: version.id === target })), changes: [changed, ...state.models.changes] };
+    return json(response, changed);
   }
   return problem(response, 404, 'Not found', `No such path: ${path}`);
 }

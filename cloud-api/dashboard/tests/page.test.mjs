@@ -5,7 +5,7 @@ import { after, before, test } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { gzipSync } from 'node:zlib';
 import { brightness, launch, openPage, PHONE } from './browser.mjs';
-import { ONSET_S, startFakeServer } from './fake-server.mjs';
+import { fakeGate, ONSET_S, startFakeServer } from './fake-server.mjs';
 
 const AXE = await readFile(createRequire(import.meta.url).resolve('axe-core/axe.min.js'), 'utf8');
 
@@ -383,3 +383,73 @@ for (const theme of ['light', 'dark', 'red']) {
     }
   });
 }
+
+scenario('a verdict is two presses, shows who gave it, and can be taken back', {}, async (page, server) => {
+  const id = [...server.state.events.keys()][0];
+  await page.locator(`[data-detail="${id}"]`).waitFor();
+  const bar = page.locator('section[aria-label=Verdict]');
+  await bar.getByRole('button', { name: 'False alarm' }).click();
+  await bar.getByRole('button', { name: /Thunder/ }).click();
+  await bar.getByText('False alarm: thunder').waitFor();
+  await bar.getByText(/by anna/).waitFor();
+  assert.deepEqual(server.state.asked.at(-1).body, { verdict: 'rejected', cause: 'thunder' });
+  await bar.getByRole('button', { name: 'Take back' }).click();
+  await bar.getByText('False alarm: thunder').waitFor({ state: 'detached' });
+  await page.keyboard.press('f');
+  await page.keyboard.press('5');
+  await bar.getByText('False alarm: hail').waitFor();
+  await page.keyboard.press('c');
+  await bar.getByText('Confirmed').waitFor();
+  await bar.getByRole('button', { name: 'It was something else' }).click();
+  await bar.getByRole('button', { name: 'Dog' }).click();
+  await bar.getByText('It was: dog').waitFor();
+});
+
+scenario('who may not judge is told so', { faultless: false }, async (page, server) => {
+  server.state.forbidden = true;
+  const bar = page.locator('section[aria-label=Verdict]');
+  await bar.waitFor();
+  await page.keyboard.press('c');
+  await bar.getByRole('alert').waitFor();
+  assert.match(await bar.getByRole('alert').innerText(), /may look, but not judge/);
+});
+
+scenario('the review goes from one recording to the next by keys', { hash: '#/review', server: { alerts: 3, others: 2 } }, async (page, server) => {
+  const shown = page.locator('[data-review]');
+  await shown.waitFor();
+  const first = await shown.getAttribute('data-review');
+  await page.keyboard.press('j');
+  await page.waitForFunction((id) => document.querySelector('[data-review]').dataset.review !== id, first);
+  const second = await shown.getAttribute('data-review');
+  await page.keyboard.press('c');
+  await page.waitForFunction((id) => document.querySelector('[data-review]')?.dataset.review !== id, second);
+  assert.equal(server.state.events.get(second).verdict.verdict, 'confirmed');
+  for (let left = [...server.state.events.values()].filter((event) => !event.verdict && event.clip?.status === 'stored').length; left > 0; left--) {
+    const id = await shown.getAttribute('data-review');
+    await page.keyboard.press('f');
+    await page.keyboard.press('1');
+    await page.waitForFunction((seen) => document.querySelector('[data-review]')?.dataset.review !== seen, id);
+  }
+  await page.getByText('Nothing waits').waitFor();
+});
+
+scenario('training and gate are told as they go, and a version can be chosen and left again', { hash: '#/learning', page: PHONE }, async (page, server) => {
+  await page.getByText('Nothing was trained here yet').waitFor();
+  await live(page);
+  const job = (over) => ({ id: '019cab00-0000-7000-8000-0000000000ff', kind: 'retrain', state: 'running', created_at: new Date().toISOString(), finished_at: null, progress: null, training: null, result: null, error: null, ...over });
+  await page.getByRole('button', { name: 'Train now' }).click();
+  await page.getByText('Training on 120 new samples has been queued.').waitFor();
+  for (let epoch = 1; epoch <= 3; epoch++) {
+    server.publish('training', job({ progress: `training networks to judge it by: 0 of 3, epoch ${epoch}, loss 0.${9 - epoch}`, training: { stage: 'folds', done: 0, all: 3, epoch, loss: 1 - epoch / 10, val_loss: 1.1 - epoch / 20, left_s: 42 } }));
+    await page.getByText(`epoch ${epoch}`).waitFor();
+  }
+  await page.locator('polyline.val').waitFor();
+  server.publish('training', job({ state: 'succeeded', finished_at: new Date().toISOString(), result: { samples: 120, gate: fakeGate(false) } }));
+  await page.locator('[data-gate=refused]').getByText('raises 3 false alarms').waitFor();
+  await page.getByRole('button', { name: 'Activate 0.0.2' }).click();
+  await page.getByText('0.0.2 serves.').waitFor();
+  assert.equal(await page.locator('li.serving').innerText().then((text) => text.includes('0.0.2')), true);
+  await page.getByRole('button', { name: 'Roll back' }).click();
+  await page.getByText('The version before serves again.').waitFor();
+  assert.equal(await page.evaluate(() => document.documentElement.scrollWidth <= window.innerWidth), true, 'nothing hangs over the edge of a phone');
+});

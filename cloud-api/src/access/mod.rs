@@ -45,7 +45,9 @@ pub enum Permission {
     Hear,
     /// To classify files.
     Predict,
-    /// To add and judge samples, and to train.
+    /// To say what an event was, and to report what no station heard.
+    Judge,
+    /// To add samples, to train, and to choose the model that serves.
     Teach,
     /// To enrol, configure and retire stations.
     Manage,
@@ -110,7 +112,9 @@ impl Role {
     pub const fn has(self, permission: Permission) -> bool {
         match permission {
             Permission::See | Permission::Predict => true,
-            Permission::Hear => matches!(self, Self::Admin | Self::Reviewer | Self::Ranger),
+            Permission::Hear | Permission::Judge => {
+                matches!(self, Self::Admin | Self::Reviewer | Self::Ranger)
+            }
             Permission::Teach => matches!(self, Self::Admin | Self::Reviewer),
             Permission::Manage => matches!(self, Self::Admin | Self::Technician),
             Permission::Administer | Permission::Record => matches!(self, Self::Admin),

@@ -18,7 +18,7 @@ pub enum Need {
 }
 
 use Need::{Account, Either, May, Nothing};
-use Permission::{Administer, Hear, Manage, Predict, Record, See, Teach};
+use Permission::{Administer, Hear, Judge, Manage, Predict, Record, See, Teach};
 
 const GET: Method = Method::GET;
 const HEAD: Method = Method::HEAD;
@@ -49,6 +49,21 @@ pub const POLICY: &[(Method, &str, Need)] = &[
     (GET, "/api/v1/alerts/{id}", May(See)),
     (GET, "/api/v1/detections", May(See)),
     (GET, "/api/v1/detections/{id}", May(See)),
+    (GET, "/api/v1/detections/{id}/verdict", May(See)),
+    (PUT, "/api/v1/detections/{id}/verdict", May(Judge)),
+    (DELETE, "/api/v1/detections/{id}/verdict", May(Judge)),
+    (GET, "/api/v1/review", May(Judge)),
+    (GET, "/api/v1/missed-shots", May(Judge)),
+    (POST, "/api/v1/missed-shots", May(Judge)),
+    (PUT, "/api/v1/missed-shots/{id}/verdict", May(Judge)),
+    (GET, "/api/v1/models", May(See)),
+    (GET, "/api/v1/models/compare", May(See)),
+    (POST, "/api/v1/models/rollback", May(Teach)),
+    // A stranger's networks run on this server.
+    (POST, "/api/v1/models/import", May(Administer)),
+    (GET, "/api/v1/models/{id}", May(See)),
+    (POST, "/api/v1/models/{id}/activate", May(Teach)),
+    (GET, "/api/v1/models/{id}/export", May(Teach)),
     (GET, "/api/v1/live", May(See)),
     (GET, "/api/v1/export/{format}", May(Hear)),
     (GET, "/api/v1/devices", May(See)),

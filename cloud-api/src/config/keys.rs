@@ -187,6 +187,48 @@ pub(super) const KEYS: &[Key] = &[
         get: |c| Some(c.model.audioset.to_string()),
     },
     Key {
+        section: "learning",
+        name: "min_new_samples",
+        doc: "New samples that start a training by themselves; 0 for trainings on request only.",
+        set: |c, v| count(&v, 0, 1_000_000).map(|v| c.learning.min_new_samples = v as u32),
+        get: |c| Some(c.learning.min_new_samples.to_string()),
+    },
+    Key {
+        section: "learning",
+        name: "schedule",
+        doc: "Cron expression (UTC) of further trainings, as in \"0 3 * * 0\"; empty for none.",
+        set: |c, v| schedule(v).map(|v| c.learning.schedule = v),
+        get: |c| Some(quoted(&c.learning.schedule)),
+    },
+    Key {
+        section: "learning",
+        name: "device_share_percent",
+        doc: "Percent of a class's samples that one station may make up; 20 samples in any case.",
+        set: |c, v| count(&v, 1, 100).map(|v| c.learning.device_share_percent = v as u32),
+        get: |c| Some(c.learning.device_share_percent.to_string()),
+    },
+    Key {
+        section: "learning",
+        name: "recent_days",
+        doc: "Days whose recordings are the recent background that candidates are compared on.",
+        set: |c, v| count(&v, 1, 365).map(|v| c.learning.recent_days = v as u32),
+        get: |c| Some(c.learning.recent_days.to_string()),
+    },
+    Key {
+        section: "learning",
+        name: "missed_shot_range_m",
+        doc: "Stations this near to a shot that somebody heard are asked for their sound.",
+        set: |c, v| count(&v, 1, 100_000).map(|v| c.learning.missed_shot_range_m = v as u32),
+        get: |c| Some(c.learning.missed_shot_range_m.to_string()),
+    },
+    Key {
+        section: "learning",
+        name: "lease",
+        doc: "A worker that has not been heard of for this long is taken for dead.",
+        set: |c, v| span(v).map(|v| c.learning.lease = v),
+        get: |c| Some(spelled(c.learning.lease)),
+    },
+    Key {
         section: "releases",
         name: "trusted_keys",
         doc: "Public keys as `ecosight-models release keygen` prints them; releases signed by others are refused.",
@@ -280,6 +322,15 @@ fn spelled(span: Duration) -> String {
         Some((unit_ms, name)) => quoted(&format!("{}{name}", ms / unit_ms)),
         None => quoted(&format!("{ms}ms")),
     }
+}
+
+/// A cron expression; empty for none.
+fn schedule(value: Written) -> Result<String, String> {
+    let text = text(value)?;
+    if !text.is_empty() {
+        crate::training::triggers::Schedule::parse(&text)?;
+    }
+    Ok(text)
 }
 
 /// A list, in TOML as one, in a variable with commas.

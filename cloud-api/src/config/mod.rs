@@ -26,6 +26,8 @@ pub struct Config {
     pub storage: StorageConfig,
     /// `[model]`
     pub model: ModelConfig,
+    /// `[learning]`
+    pub learning: LearningConfig,
     /// `[releases]`
     pub releases: ReleasesConfig,
     /// `[log]`
@@ -115,6 +117,31 @@ pub struct ModelConfig {
     pub audioset: bool,
 }
 
+/// How the server learns.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LearningConfig {
+    /// New samples that start a training; 0 for none but those that are asked for.
+    pub min_new_samples: u32,
+    /// Cron expression (UTC) of trainings that need no new samples in such number; empty for none.
+    pub schedule: String,
+    /// Percent of a class's samples that one station may make up.
+    pub device_share_percent: u32,
+    /// Days whose recordings are the recent background that candidates are compared on.
+    pub recent_days: u32,
+    /// Stations this near to a shot that somebody heard are asked for their sound, metres.
+    pub missed_shot_range_m: u32,
+    /// A worker that has not renewed its lease of a job for this long is taken for dead.
+    pub lease: Duration,
+}
+
+impl LearningConfig {
+    /// Share of a class's samples that one station may make up.
+    #[must_use]
+    pub fn device_share(&self) -> f64 {
+        f64::from(self.device_share_percent) / 100.0
+    }
+}
+
 /// Which signed releases the server hands on.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ReleasesConfig {
@@ -189,6 +216,16 @@ impl Default for Config {
                 queue: 256,
                 max_wait: Duration::from_millis(1_500),
                 audioset: false,
+            },
+            learning: LearningConfig {
+                min_new_samples: 100,
+                schedule: String::new(),
+                // A station that somebody took over must not teach the fleet.
+                device_share_percent: 10,
+                recent_days: 14,
+                // A rifle is heard so far in a quiet wood.
+                missed_shot_range_m: 5_000,
+                lease: Duration::from_secs(60),
             },
             releases: ReleasesConfig::default(),
             log: LogConfig { filter: "info,rumqttd=off,sqlx=warn".into(), json: false },

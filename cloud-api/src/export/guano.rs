@@ -9,9 +9,17 @@ use crate::store::EventRow;
 
 const FULL_SCALE: f32 = 32_767.0;
 
-/// 16-bit mono PCM, followed by the chunk `guan`.
+/// 16-bit mono PCM, followed by the chunk `guan` with what is known of the event.
 pub(super) fn wav(sound: &[f32], event: &EventRow) -> Vec<u8> {
-    let text = metadata(event);
+    with_text(sound, &metadata(event))
+}
+
+/// 16-bit mono PCM that says nothing more.
+pub(crate) fn bare(sound: &[f32]) -> Vec<u8> {
+    with_text(sound, "")
+}
+
+fn with_text(sound: &[f32], text: &str) -> Vec<u8> {
     let (data_len, guan_len) = (sound.len() * 2, text.len() + text.len() % 2);
     let riff_len = 4 + 8 + 16 + 8 + data_len + 8 + guan_len;
     let mut wav = Vec::with_capacity(riff_len + 8);

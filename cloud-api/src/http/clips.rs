@@ -211,9 +211,13 @@ fn parse_content_range(text: &str) -> Option<(u64, u64, u64)> {
     Some((first.parse().ok()?, last.parse().ok()?, total.parse().ok()?))
 }
 
-/// Tells watchers when a recording has just become whole.
+/// Tells watchers when a recording has just become whole, and makes it a sample where a verdict waited
+/// for it.
 async fn show_if_stored(api: &Api, clip: &ClipRow, progress: Progress) {
     let is_new = progress.status == ClipStatus::Stored && clip.status() != ClipStatus::Stored;
+    if is_new && let Err(error) = api.samples.follow_verdict(&api.clips, clip.id).await {
+        debug!(%error, "a sample follows its verdict later");
+    }
     if is_new && let Err(error) = show_event(&api.live, &api.store, "clip", clip.id).await {
         debug!(%error, "a recording was not shown");
     }
@@ -277,8 +281,12 @@ async fn known(api: &Api, caller: &Caller, text: &str) -> Result<ClipRow, Proble
         Caller::Station { device, .. } => *device == clip.device_id,
         Caller::Account(account) if account.sites.is_none() => true,
         Caller::Account(_) => {
-            let event = api.store.event(clip.id).await?;
-            event.is_some_and(|event| caller.sees(&event.site_id))
+            // It proves an event, or a station was asked for it.
+            let site = match api.store.event(clip.id).await? {
+                Some(event) => Some(event.site_id),
+                None => api.store.pull(clip.id).await?.map(|pull| pull.site_id),
+            };
+            site.is_some_and(|site| caller.sees(&site))
         }
     };
     own.then_some(clip).ok_or_else(missing)

@@ -54,6 +54,7 @@ pub(super) fn outline() -> OpenApi {
             tag("devices", "Stations"),
             tag("clips", "Recordings of events"),
             tag("samples", "Sounds to learn from"),
+            tag("learning", "What people say of events, and what is learned from it"),
             tag("models", "Models and their training"),
             tag("releases", "Signed releases of models, and how they come to stations"),
             tag("accounts", "People and programs, and what they did"),

@@ -13,7 +13,7 @@ use super::{Api, Problem};
 use crate::access::Caller;
 use crate::clock::parse_rfc3339;
 use crate::documents::{DeviceDocument, EventDocument};
-use crate::store::{Cursor, EventFilter, EventRow};
+use crate::store::{Cursor, EventFilter, EventRow, Verdict};
 
 const DEFAULT_LIMIT: u16 = 50;
 const MAX_LIMIT: u16 = 500;
@@ -37,6 +37,14 @@ impl<T> Page<T> {
         rows.truncate(usize::from(limit));
         let next = rows.last().filter(|_| more).map(|row| cursor(row).to_string());
         Self { items: rows.into_iter().map(Into::into).collect(), next }
+    }
+
+    pub(super) fn from_parts(items: Vec<T>, next: Option<String>) -> Self {
+        Self { items, next }
+    }
+
+    pub(super) fn into_parts(self) -> (Vec<T>, Option<String>) {
+        (self.items, self.next)
     }
 }
 
@@ -68,6 +76,8 @@ pub(super) struct ListQuery {
     pub(super) min_score: Option<String>,
     /// In this state, as in `open`.
     pub(super) state: Option<String>,
+    /// `confirmed`, `rejected` or `relabelled`; `none` for those that nobody judged.
+    pub(super) verdict: Option<String>,
     /// From this time on, RFC 3339.
     #[param(format = DateTime)]
     pub(super) since: Option<String>,
@@ -178,6 +188,7 @@ pub(super) fn filter(
         sites: caller.sites().map(<[String]>::to_vec),
         min_score: number("min_score", query.min_score)?,
         state: plain("state", query.state)?,
+        verdict: query.verdict.as_deref().map(verdict).transpose()?,
         site: plain("site", query.site)?,
         device: query.device.map(|text| id("device", &text)).transpose()?,
         class: plain("class", query.class)?,
@@ -261,6 +272,15 @@ pub(super) async fn device(
         .filter(|(row, _)| caller.sees(&row.site_id))
         .ok_or_else(|| Problem::not_found(format!("There is no station {text}.")))?;
     Ok(Json(DeviceDocument::new(row, telemetry, api.clock.now_us()).shown_to(&caller)))
+}
+
+/// A filter by verdict out of a request; the inner `None` for events that nobody judged.
+fn verdict(text: &str) -> Result<Option<Verdict>, Problem> {
+    if text == "none" {
+        return Ok(None);
+    }
+    let verdict = text.parse().map(Some);
+    verdict.map_err(|what| Problem::bad_request(format!("verdict: {what}, or \"none\".")))
 }
 
 /// A UUID out of a request.

@@ -514,7 +514,7 @@ pub(super) async fn command(
 }
 
 /// Publishes, and waits until the broker has it.
-async fn deliver(api: &Api, topic: &str, payload: &Value) -> Result<(), Problem> {
+pub(super) async fn deliver(api: &Api, topic: &str, payload: &Value) -> Result<(), Problem> {
     let no_broker = || Problem::unavailable("The broker did not take the message; try again.");
     let publish = async {
         let payload = payload.to_string().into_bytes();

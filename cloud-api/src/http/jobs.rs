@@ -5,17 +5,20 @@ use std::sync::Arc;
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::rejection::{BytesRejection, QueryRejection};
-use axum::extract::{Path, Query, State};
+use axum::extract::{Extension, Path, Query, State};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
+use super::accounts::log;
 use super::events::{Page, cursor, id, limit};
 use super::{Api, Problem};
+use crate::access::Caller;
 use crate::clock::rfc3339;
-use crate::store::{JobRow, NewJob};
-use crate::training::{RETRAIN, RetrainRequest};
+use crate::store::JobRow;
+use crate::training::progress::Progress;
+use crate::training::{DEFAULT_SEED, RETRAIN, RetrainRequest, ask_for_training};
 
 /// As in the original.
 const DEFAULT_REASON: &str = "manual";
@@ -32,6 +35,9 @@ pub(super) struct RetrainBody {
     /// New samples that make it worth while.
     #[schema(default = 10)]
     min_new_samples: Option<u32>,
+    /// Decides folds, augmentations and fits: the same samples and seed give the same model.
+    #[schema(default = 1)]
+    seed: Option<u64>,
 }
 
 /// What became of the wish.
@@ -42,14 +48,15 @@ pub(super) struct RetrainAnswer {
     message: String,
     /// `started`, `already_running` or `insufficient_samples`.
     status: &'static str,
-    /// The job, to be looked at under `/api/v1/jobs/{id}`.
+    /// The job, also one that was under way before, to be looked at under `/api/v1/jobs/{id}`.
     job_id: Option<Uuid>,
 }
 
 /// Trains a candidate on the stored samples
 ///
-/// A worker trains and judges it by cross-validation; `/training-history` tells the outcome. The live
-/// model stays as it is.
+/// A worker trains it, judges it by cross-validation, and compares it with the model that serves on
+/// recordings that neither was trained on: it takes that one's place only if it is not worse. One
+/// training at a time; `/training-history` tells the outcome.
 #[utoipa::path(
     post,
     path = "/retrain",
@@ -59,6 +66,7 @@ pub(super) struct RetrainAnswer {
 )]
 pub(super) async fn retrain(
     State(api): State<Arc<Api>>,
+    Extension(caller): Extension<Caller>,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Json<RetrainAnswer>, Problem> {
     let body = body.map_err(|error| Problem::new(error.status(), error.body_text()))?;
@@ -77,7 +85,12 @@ pub(super) async fn retrain(
     let request = RetrainRequest {
         trigger_reason: reason,
         min_new_samples: wish.min_new_samples.unwrap_or(DEFAULT_NEW_SAMPLES),
+        trigger: "manual".into(),
+        seed: wish.seed.unwrap_or(DEFAULT_SEED),
     };
+    if let Some(job) = api.store.unfinished_job(RETRAIN).await? {
+        return Ok(Json(joined(&job)));
+    }
     let new = api.store.samples_since(last_training_us(&api).await?).await?;
     if new < i64::from(request.min_new_samples) {
         return Ok(Json(RetrainAnswer {
@@ -90,17 +103,10 @@ pub(super) async fn retrain(
             job_id: None,
         }));
     }
-    let payload =
-        serde_json::to_string(&request).map_err(|error| Problem::bad_request(error.to_string()))?;
-    let job = NewJob {
-        id: api.chance.id(&api.clock),
-        kind: RETRAIN,
-        payload,
-        unique_key: Some(RETRAIN.into()),
-        now_us: api.clock.now_us(),
-    };
-    Ok(Json(match api.store.enqueue(job).await? {
-        Some(job) => {
+    let asked = ask_for_training(&api.store, &api.clock, &api.chance, &request).await?;
+    log(&api, caller.actor(), "training.ask", "", request.trigger_reason).await?;
+    Ok(Json(match asked {
+        (true, Some(job)) => {
             api.jobs.notify_one();
             RetrainAnswer {
                 success: true,
@@ -109,13 +115,21 @@ pub(super) async fn retrain(
                 job_id: Some(job.id),
             }
         }
-        None => RetrainAnswer {
-            success: false,
-            message: "A training is queued or under way; wait for its end.".into(),
-            status: "already_running",
-            job_id: None,
-        },
+        (_, Some(job)) => joined(&job),
+        (_, None) => {
+            return Err(Problem::unavailable("Another training ended just now; try again."));
+        }
     }))
+}
+
+/// There is one training at a time: who asks for a second is told of the first.
+fn joined(job: &JobRow) -> RetrainAnswer {
+    RetrainAnswer {
+        success: false,
+        message: "A training is queued or under way; follow it under job_id.".into(),
+        status: "already_running",
+        job_id: Some(job.id),
+    }
 }
 
 /// When the newest training that succeeded was asked for; 0 if none was.
@@ -127,7 +141,7 @@ async fn last_training_us(api: &Api) -> Result<i64, Problem> {
 
 /// A job.
 #[derive(Serialize, ToSchema)]
-pub(super) struct JobDocument {
+pub(crate) struct JobDocument {
     id: Uuid,
     kind: String,
     /// `queued`, `running`, `succeeded` or `failed`.
@@ -137,8 +151,10 @@ pub(super) struct JobDocument {
     finished_at: Option<String>,
     /// Attempts so far.
     attempts: i64,
-    /// What is done at the moment.
+    /// What is done at the moment, for people.
     progress: Option<String>,
+    /// The same for programs.
+    training: Option<Progress>,
     #[schema(value_type = Option<Object>)]
     result: Option<Value>,
     error: Option<String>,
@@ -146,7 +162,10 @@ pub(super) struct JobDocument {
 
 impl From<JobRow> for JobDocument {
     fn from(row: JobRow) -> Self {
+        let training = row.progress.as_deref().and_then(Progress::told);
         Self {
+            progress: training.as_ref().map(Progress::text),
+            training,
             id: row.id,
             kind: row.kind,
             state: row.state,
@@ -154,7 +173,6 @@ impl From<JobRow> for JobDocument {
             started_at: row.started_us.map(rfc3339),
             finished_at: row.finished_us.map(rfc3339),
             attempts: row.attempts,
-            progress: row.progress,
             result: row.result.and_then(|result| serde_json::from_str(&result).ok()),
             error: row.error,
         }

@@ -17,9 +17,9 @@ use crate::live::{Happening, Live};
 
 /// What happens now, as server-sent events
 ///
-/// Events are `alert`, `detection`, `clip` (an event as JSON), `device` (a station as JSON) and
-/// `rollout` (a rollout as JSON). With `Last-Event-ID`, what came after it and is still known comes
-/// first.
+/// Events are `alert`, `detection`, `clip` (an event as JSON), `device` (a station as JSON), `rollout` (a
+/// rollout as JSON), and, for those who see all sites, `training` (a job as JSON) and `model` (which
+/// version serves). With `Last-Event-ID`, what came after it and is still known comes first.
 #[utoipa::path(
     get,
     path = "/api/v1/live",

@@ -16,6 +16,7 @@ mod form;
 mod jobs;
 mod listener;
 mod live;
+mod missed;
 mod model;
 mod page;
 mod pictures;
@@ -26,6 +27,8 @@ mod releases;
 mod rollouts;
 mod samples;
 mod system;
+mod verdicts;
+mod versions;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -49,17 +52,20 @@ use crate::access::{Guard, Passwords, guard};
 use crate::chance::Chance;
 use crate::clips::Clips;
 use crate::clock::Clock;
-use crate::config::HttpConfig;
+use crate::config::{HttpConfig, LearningConfig};
 use crate::inference::{Inference, MAX_FILE_BYTES};
 use crate::link::Link;
 use crate::live::Live;
+use crate::registry::{MAX_PACKED_BYTES, Registry};
 use crate::releases::Releases;
 use crate::rollout::Rollouts;
 use crate::samples::Samples;
+use crate::serving::Switch;
 use crate::store::Store;
 use crate::tally::Tally;
 
 pub use docs::openapi_json;
+pub(crate) use jobs::JobDocument;
 pub use listener::{ListenError, bind, serve};
 pub(crate) use problem::Problem;
 
@@ -85,6 +91,12 @@ pub struct Api {
     pub live: Live,
     /// The model.
     pub inference: Inference,
+    /// Its versions.
+    pub registry: Registry,
+    /// Changes which of them serves.
+    pub switch: Switch,
+    /// How the server learns.
+    pub learning: LearningConfig,
     /// How much was classified.
     pub tally: Tally,
     /// Wakes the worker when a job is queued.
@@ -128,6 +140,9 @@ fn routes(deadline: Duration) -> (Router<Arc<Api>>, OpenApi) {
         .routes(routes!(predict::predict))
         .routes(routes!(samples::upload))
         .layer(DefaultBodyLimit::max(MAX_FORM_BYTES));
+    let versions = OpenApiRouter::new()
+        .routes(routes!(versions::import))
+        .layer(DefaultBodyLimit::max(MAX_PACKED_BYTES));
     let quick = OpenApiRouter::with_openapi(docs::outline())
         .routes(routes!(page::root))
         .routes(routes!(system::health))
@@ -141,6 +156,16 @@ fn routes(deadline: Duration) -> (Router<Arc<Api>>, OpenApi) {
         .routes(routes!(jobs::retrain))
         .routes(routes!(jobs::jobs))
         .routes(routes!(jobs::job))
+        .routes(routes!(verdicts::give, verdicts::withdraw, verdicts::history))
+        .routes(routes!(verdicts::review))
+        .routes(routes!(missed::report, missed::reports))
+        .routes(routes!(missed::judge))
+        .routes(routes!(versions::versions))
+        .routes(routes!(versions::compare))
+        .routes(routes!(versions::roll_back))
+        .routes(routes!(versions::version))
+        .routes(routes!(versions::activate))
+        .routes(routes!(versions::export))
         .routes(routes!(samples::samples))
         .routes(routes!(samples::sample, samples::relabel, samples::forget))
         .routes(routes!(samples::data))
@@ -186,6 +211,7 @@ fn routes(deadline: Duration) -> (Router<Arc<Api>>, OpenApi) {
         .routes(routes!(docs::reader))
         .routes(routes!(docs::asset))
         .merge(forms)
+        .merge(versions)
         .layer(from_fn_with_state(deadline, edge::deadline));
     // A recording or a release over a thin link, or an export, may take long; they have rules of their
     // own.

@@ -16,6 +16,7 @@ use super::{Api, Problem};
 use crate::clock::rfc3339;
 use crate::metric;
 use crate::store::JobRow;
+use crate::training::progress::Progress;
 use crate::training::{RETRAIN, Report, RetrainRequest};
 
 /// How well the model does, measured where it was made on recordings that it was not trained on.
@@ -103,9 +104,10 @@ pub(super) async fn model_metrics(State(api): State<Arc<Api>>) -> Result<Json<Me
 }
 
 fn evaluation(api: &Api) -> Result<Metrics, Problem> {
-    let bundle = api.inference.bundle()?;
+    let serving = api.inference.serving()?;
+    let bundle = serving.bundle();
     let none = || Problem::not_found("The model's bundle holds no evaluation that can be read.");
-    let evaluation = api.inference.evaluation().ok_or_else(none)?;
+    let evaluation = serving.evaluation().ok_or_else(none)?;
     let judgement = &evaluation["judgement"];
     let lines = judgement["classes"].as_array().ok_or_else(none)?;
     let number = |line: &Value, name: &str| line[name].as_f64().unwrap_or(0.0);
@@ -173,8 +175,14 @@ pub(super) struct Retraining {
     samples: Option<usize>,
     /// By networks that had not met the recording.
     accuracy: Option<f64>,
-    /// The candidate; it is not live.
+    /// The candidate.
     candidate_version: Option<String>,
+    /// Whether the gate let it take the place of the model that served.
+    gate_passed: Option<bool>,
+    /// Why, in a sentence.
+    gate: Option<String>,
+    /// Its number in the registry, where its numbers and flipped samples are.
+    version_id: Option<uuid::Uuid>,
     /// What is done at the moment, or why it failed.
     message: Option<String>,
 }
@@ -192,7 +200,8 @@ pub(super) async fn training_history(
     State(api): State<Arc<Api>>,
 ) -> Result<Json<TrainingHistory>, Problem> {
     let jobs = api.store.jobs(Some(RETRAIN), None, LOG_LEN).await?;
-    let epochs = api.inference.evaluation().and_then(epochs);
+    let serving = api.inference.serving().ok();
+    let epochs = serving.as_ref().and_then(|model| epochs(model.evaluation()?));
     Ok(Json(TrainingHistory {
         has_history: epochs.is_some(),
         training_history: epochs.unwrap_or_default(),
@@ -218,6 +227,7 @@ impl From<JobRow> for Retraining {
         let request: Option<RetrainRequest> = serde_json::from_str(&job.payload).ok();
         let report: Option<Report> =
             job.result.as_deref().and_then(|r| serde_json::from_str(r).ok());
+        let gate = report.as_ref().and_then(|report| report.gate.as_ref());
         Self {
             job_id: job.id,
             timestamp: rfc3339(job.created_us),
@@ -226,8 +236,11 @@ impl From<JobRow> for Retraining {
             finished_at: job.finished_us.map(rfc3339),
             samples: report.as_ref().map(|report| report.samples),
             accuracy: report.as_ref().and_then(|report| report.accuracy),
-            candidate_version: report.map(|report| report.version),
-            message: job.error.or(job.progress),
+            gate_passed: gate.map(|gate| gate.passed),
+            gate: gate.map(|gate| gate.sentence.clone()),
+            version_id: report.as_ref().and_then(|report| report.version_id),
+            candidate_version: report.as_ref().map(|report| report.version.clone()),
+            message: job.error.or_else(|| Some(Progress::told(job.progress.as_deref()?)?.text())),
         }
     }
 }

@@ -44,7 +44,7 @@ pub(super) async fn root(State(api): State<Arc<Api>>, headers: HeaderMap) -> Res
     let mut response = if accepts.contains("text/html") {
         page(&headers)
     } else {
-        let status = if api.inference.bundle().is_ok() { "running" } else { "no model" };
+        let status = if api.inference.serving().is_ok() { "running" } else { "no model" };
         let version = env!("CARGO_PKG_VERSION");
         let endpoints = api.endpoints.to_vec();
         Json(Root { message: "EcoSight cloud", version, status, endpoints }).into_response()

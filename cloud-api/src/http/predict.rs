@@ -127,10 +127,10 @@ pub(super) async fn predict(
         heard: asked("heard", query.heard.as_deref())?,
     };
     let started = Instant::now();
-    let heard = api.inference.predict(form.file, form.held, wanted).await?;
+    let (heard, serving) = api.inference.predict(form.file, form.held, wanted).await?;
     let processing_time = started.elapsed().as_secs_f64();
     api.tally.count();
-    let bundle = api.inference.bundle()?;
+    let bundle = serving.bundle();
     let best = heard.probabilities.iter().copied().enumerate();
     let (best, confidence) = best.max_by(|a, b| a.1.total_cmp(&b.1)).unwrap_or((0, 0.0));
     let classes = &bundle.classes;

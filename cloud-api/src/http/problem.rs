@@ -68,6 +68,12 @@ impl Problem {
         Self::new(status, format!("The server cannot write or read the {what}; see its log."))
     }
 
+    /// A fault of ours, which the log tells of.
+    pub(super) fn internal(error: &dyn std::fmt::Display) -> Self {
+        error!(%error, "a fault");
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "The server has a fault; see its log.")
+    }
+
     /// Sound that is not taken is its sender's fault.
     pub(super) fn of_audio(error: &AudioError) -> Self {
         Self::new(audio_status(error), error.to_string())

@@ -6,7 +6,7 @@ use axum::Json;
 use axum::body::Body;
 use axum::extract::multipart::MultipartRejection;
 use axum::extract::rejection::{JsonRejection, QueryRejection};
-use axum::extract::{Multipart, Path, Query, State};
+use axum::extract::{Extension, Multipart, Path, Query, State};
 use axum::http::StatusCode;
 use axum::http::header::{CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_LENGTH, CONTENT_TYPE};
 use axum::response::{IntoResponse, Response};
@@ -18,6 +18,7 @@ use uuid::Uuid;
 
 use super::events::{Page, cursor, id, limit};
 use super::{Api, Problem, form};
+use crate::access::Caller;
 use crate::clock::rfc3339;
 use crate::samples::{NewSample, SampleError, checked_name};
 use crate::store::{ClassCount, SampleRow};
@@ -48,6 +49,10 @@ pub(super) struct UploadForm {
     class_name: String,
     /// The recording it is a slice of: slices of one are never on both sides of a split.
     group: Option<String>,
+    /// Where it comes from; `upload` if nothing is said.
+    source: Option<String>,
+    /// Terms of use; `own recording` if nothing is said.
+    licence: Option<String>,
 }
 
 /// Keeps a sound to learn from
@@ -69,6 +74,7 @@ pub(super) struct UploadForm {
 )]
 pub(super) async fn upload(
     State(api): State<Arc<Api>>,
+    Extension(caller): Extension<Caller>,
     form: Result<Multipart, MultipartRejection>,
 ) -> Result<Json<Uploaded>, Problem> {
     let mut form = form::read(&api, form).await?;
@@ -80,10 +86,16 @@ pub(super) async fn upload(
         )
     })?;
     let group = form.texts.remove("group").filter(|group| !group.trim().is_empty());
-    let new = NewSample { file: form.file, file_name: form.file_name, class, group, event: None };
+    let new = NewSample {
+        source: form.texts.remove("source").filter(|source| !source.trim().is_empty()),
+        licence: form.texts.remove("licence").filter(|licence| !licence.trim().is_empty()),
+        verifier: Some(caller.actor()),
+        ..NewSample::sent(form.file, form.file_name, class, group)
+    };
     let (sample, is_new) = api.samples.keep(new).await?;
     drop(form.held);
-    let known = api.inference.bundle().is_ok_and(|bundle| bundle.classes.contains(&sample.class));
+    let serving = api.inference.serving();
+    let known = serving.is_ok_and(|model| model.bundle().classes.contains(&sample.class));
     let mut message = if is_new {
         format!("Kept as {}.", sample.class)
     } else {
@@ -123,8 +135,13 @@ pub(super) struct SampleDocument {
     id: Uuid,
     class: String,
     group: String,
-    /// `upload` or `event`.
+    /// `event`, `missed`, `upload`, or where it says it comes from.
     source: String,
+    licence: String,
+    /// Who said what is heard in it.
+    verifier: Option<String>,
+    site_id: Option<String>,
+    device_id: Option<Uuid>,
     event_id: Option<Uuid>,
     file_name: String,
     sha256: String,
@@ -145,6 +162,10 @@ impl From<SampleRow> for SampleDocument {
             class: row.class,
             group: row.group_key,
             source: row.source,
+            licence: row.licence,
+            verifier: row.verifier,
+            site_id: row.site_id,
+            device_id: row.device_id,
             event_id: row.event_id,
             file_name: row.file_name,
             sha256: row.sha256,
@@ -255,12 +276,14 @@ pub(super) struct Relabel {
 )]
 pub(super) async fn relabel(
     State(api): State<Arc<Api>>,
+    Extension(caller): Extension<Caller>,
     Path(text): Path<String>,
     body: Result<Json<Relabel>, JsonRejection>,
 ) -> Result<Json<SampleDocument>, Problem> {
     let Json(Relabel { class }) = body.map_err(|error| Problem::of_json(&error))?;
     let class = checked_name("class", &class)?;
-    let row = api.store.relabel_sample(id("id", &text)?, class, api.clock.now_us()).await?;
+    let (id, now_us) = (id("id", &text)?, api.clock.now_us());
+    let row = api.store.relabel_sample(id, class, caller.actor(), now_us).await?;
     Ok(Json(row.ok_or_else(|| missing(&text))?.into()))
 }
 

@@ -28,7 +28,7 @@ pub(super) struct Health {
     responses((status = 200, body = Health), (status = 503, body = Health))
 )]
 pub(super) async fn health(State(api): State<Arc<Api>>) -> (StatusCode, Json<Health>) {
-    let model_loaded = api.inference.bundle().is_ok();
+    let model_loaded = api.inference.serving().is_ok();
     let healthy = model_loaded && api.store.ping().await.is_ok();
     let (code, status) = if healthy {
         (StatusCode::OK, "healthy")
@@ -66,7 +66,8 @@ pub(super) struct Status {
     responses((status = 200, body = Status))
 )]
 pub(super) async fn status(State(api): State<Arc<Api>>) -> Result<Json<Status>, Problem> {
-    let bundle = api.inference.bundle().ok();
+    let serving = api.inference.serving().ok();
+    let bundle = serving.as_ref().map(|model| model.bundle());
     let accuracy = |value: &serde_json::Value| value["judgement"]["accuracy"].as_f64();
     Ok(Json(Status {
         status: if bundle.is_some() { "running" } else { "no model" },
@@ -75,7 +76,7 @@ pub(super) async fn status(State(api): State<Arc<Api>>) -> Result<Json<Status>, 
         model_loaded: bundle.is_some(),
         model_name: bundle.map(|bundle| bundle.name.clone()),
         training_date: bundle.map(|bundle| bundle.manifest.created.clone()),
-        test_accuracy: api.inference.evaluation().and_then(accuracy),
+        test_accuracy: serving.as_ref().and_then(|model| accuracy(model.evaluation()?)),
         num_classes: bundle.map_or(0, |bundle| bundle.classes.len()),
         classes: bundle.map(|bundle| bundle.classes.clone()).unwrap_or_default(),
     }))
@@ -145,8 +146,8 @@ struct Model {
     responses((status = 200, body = System))
 )]
 pub(super) async fn system(State(api): State<Arc<Api>>) -> Json<System> {
-    let model = api.inference.classifier().ok().map(|classifier| {
-        let bundle = classifier.bundle();
+    let model = api.inference.serving().ok().map(|serving| {
+        let (classifier, bundle) = (serving.classifier(), serving.bundle());
         Model {
             name: bundle.name.clone(),
             version: bundle.version.clone(),

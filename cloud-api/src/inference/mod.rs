@@ -9,13 +9,14 @@ mod file;
 mod queue;
 mod verdict;
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use ecosight_models::audio::AudioError;
 use ecosight_models::{Bundle, Classifier};
 use serde_json::Value;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use uuid::Uuid;
 
 use file::File;
 use queue::Queue;
@@ -37,19 +38,45 @@ const MAX_HELD_BYTES: usize = 4 * MAX_FILE_BYTES;
 /// The service. Cheap to clone.
 #[derive(Clone)]
 pub struct Inference {
-    /// Why there is no model, or the model.
-    model: Result<Arc<Model>, Arc<str>>,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    options: InferenceOptions,
+    /// Why there is no model, or the model that answers from now on.
+    model: RwLock<Result<Arc<Model>, Arc<str>>>,
     memory: Arc<Semaphore>,
 }
 
+/// The model that answers a request, from its first window to its last: whatever is put in its place
+/// meanwhile, one answer is of one model. Cheap to clone.
+#[derive(Clone)]
+pub struct Serving(Arc<Model>);
+
 /// A model as the server runs it.
 struct Model {
-    classifier: Classifier,
-    evaluation: Option<Value>,
+    parts: ModelParts,
     queue: Arc<Queue>,
 }
 
+/// A model that is ready to serve.
+pub struct ModelParts {
+    /// Classes, rules and networks.
+    pub classifier: Classifier,
+    /// `evaluation.json` of its bundle.
+    pub evaluation: Option<Value>,
+    /// Its number in the registry; `None` if it stands in none.
+    pub version: Option<Uuid>,
+    /// Loads the same model with YAMNet's last layer, which gives the AudioSet scores. Called at
+    /// most once, when they are first asked for.
+    pub full: Load,
+}
+
+/// Loads a model, or says why it cannot.
+pub type Load = Arc<dyn Fn() -> Result<Classifier, String> + Send + Sync>;
+
 /// How the service runs.
+#[derive(Clone, Copy, Debug)]
 pub struct InferenceOptions {
     /// Threads that classify.
     pub threads: usize,
@@ -59,11 +86,6 @@ pub struct InferenceOptions {
     pub max_wait: Duration,
     /// Whether every answer names AudioSet classes; else only those that ask for it.
     pub audioset: bool,
-    /// `evaluation.json` of the model's bundle.
-    pub evaluation: Option<Value>,
-    /// Loads the same model with YAMNet's last layer, which gives the AudioSet scores. Called at
-    /// most once, when they are first asked for.
-    pub full: Box<dyn Fn() -> Result<Classifier, String> + Send + Sync>,
 }
 
 /// What the caller wants beside the classes of the whole file.
@@ -113,37 +135,33 @@ pub struct Held(
 impl Inference {
     /// The service around a model, or around the reason why there is none.
     #[must_use]
-    pub fn new(model: Result<Classifier, String>, options: InferenceOptions) -> Self {
-        let model = model.map(|classifier| {
-            let InferenceOptions { threads, queue, max_wait, audioset, evaluation, full } = options;
-            let queue = Queue::new(threads.max(1), queue, max_wait, audioset);
-            let full = Arc::new(Full { load: full, loaded: OnceLock::new() });
-            queue.start(&classifier, &full);
-            Arc::new(Model { classifier, evaluation, queue })
-        });
-        Self { model: model.map_err(Into::into), memory: Arc::new(Semaphore::new(MAX_HELD_BYTES)) }
+    pub fn new(model: Result<ModelParts, String>, options: InferenceOptions) -> Self {
+        let model = model.map(|parts| Model::start(parts, &options)).map_err(Into::into);
+        let memory = Arc::new(Semaphore::new(MAX_HELD_BYTES));
+        Self { shared: Arc::new(Shared { options, model: RwLock::new(model), memory }) }
     }
 
-    /// The model.
+    /// Puts a model in the place of the one that serves. Files that were taken before are answered by
+    /// the model that took them, which ends with the last of them; none is lost.
+    pub fn swap(&self, parts: ModelParts) {
+        let model = Model::start(parts, &self.shared.options);
+        let mut place = self.shared.model.write().unwrap_or_else(PoisonError::into_inner);
+        let before = std::mem::replace(&mut *place, Ok(model));
+        drop(place);
+        // Perhaps the last hold on the model before: its end takes no lock that others wait for.
+        drop(before);
+    }
+
+    /// The model that answers from now on.
     ///
     /// # Errors
     /// [`PredictError::NoModel`] says what to do.
-    pub fn classifier(&self) -> Result<&Classifier, PredictError> {
-        self.model().map(|model| &model.classifier)
-    }
-
-    /// The model's bundle.
-    ///
-    /// # Errors
-    /// [`PredictError::NoModel`] says what to do.
-    pub fn bundle(&self) -> Result<&Bundle, PredictError> {
-        self.classifier().map(Classifier::bundle)
-    }
-
-    /// What was measured of the model where it was made: `evaluation.json` of its bundle.
-    #[must_use]
-    pub fn evaluation(&self) -> Option<&Value> {
-        self.model.as_ref().ok()?.evaluation.as_ref()
+    pub fn serving(&self) -> Result<Serving, PredictError> {
+        let place = self.shared.model.read().unwrap_or_else(PoisonError::into_inner);
+        match &*place {
+            Ok(model) => Ok(Serving(model.clone())),
+            Err(reason) => Err(PredictError::NoModel(reason.clone())),
+        }
     }
 
     /// Whether a file would be taken now. A caller asks before it reads a body that would be thrown
@@ -152,7 +170,7 @@ impl Inference {
     /// # Errors
     /// [`PredictError::NoModel`], [`PredictError::Overloaded`].
     pub fn admits(&self) -> Result<(), PredictError> {
-        self.model()?.queue.admits()
+        self.serving()?.0.queue.admits()
     }
 
     /// Takes room for `bytes` more bytes of an upload.
@@ -162,11 +180,12 @@ impl Inference {
     pub fn hold(&self, held: &mut Held, bytes: usize) -> Result<(), PredictError> {
         let full = || PredictError::Overloaded { retry_s: 2 };
         let bytes = u32::try_from(bytes).map_err(|_| full())?;
-        held.0.push(self.memory.clone().try_acquire_many_owned(bytes).map_err(|_| full())?);
+        let memory = self.shared.memory.clone();
+        held.0.push(memory.try_acquire_many_owned(bytes).map_err(|_| full())?);
         Ok(())
     }
 
-    /// Classifies a file.
+    /// Classifies a file; also gives the model that did.
     ///
     /// # Errors
     /// [`PredictError`]; each variant says whose fault it is.
@@ -175,19 +194,52 @@ impl Inference {
         file: Vec<u8>,
         held: Held,
         wanted: Wanted,
-    ) -> Result<Heard, PredictError> {
-        let model = self.model()?;
+    ) -> Result<(Heard, Serving), PredictError> {
+        let serving = self.serving()?;
+        let Model { parts, queue } = &*serving.0;
         let (answer, heard) = oneshot::channel();
-        model.queue.push(File::new(file, held, wanted, model.classifier.windower(), answer))?;
+        queue.push(File::new(file, held, wanted, parts.classifier.windower(), answer))?;
         // A thread that panics drops the files it holds.
-        heard.await.unwrap_or_else(|_| Err(PredictError::Failed("a thread panicked".into())))
+        let heard = heard
+            .await
+            .unwrap_or_else(|_| Err(PredictError::Failed("a thread panicked".into())))?;
+        Ok((heard, serving))
+    }
+}
+
+impl Serving {
+    /// The model.
+    #[must_use]
+    pub fn classifier(&self) -> &Classifier {
+        &self.0.parts.classifier
     }
 
-    fn model(&self) -> Result<&Model, PredictError> {
-        match &self.model {
-            Ok(model) => Ok(model),
-            Err(reason) => Err(PredictError::NoModel(reason.clone())),
-        }
+    /// Its bundle.
+    #[must_use]
+    pub fn bundle(&self) -> &Bundle {
+        self.classifier().bundle()
+    }
+
+    /// What was measured of it where it was made: `evaluation.json` of its bundle.
+    #[must_use]
+    pub fn evaluation(&self) -> Option<&Value> {
+        self.0.parts.evaluation.as_ref()
+    }
+
+    /// Its number in the registry.
+    #[must_use]
+    pub fn version(&self) -> Option<Uuid> {
+        self.0.parts.version
+    }
+}
+
+impl Model {
+    fn start(parts: ModelParts, options: &InferenceOptions) -> Arc<Self> {
+        let InferenceOptions { threads, queue, max_wait, audioset } = *options;
+        let queue = Queue::new(threads.max(1), queue, max_wait, audioset);
+        let full = Arc::new(Full { load: parts.full.clone(), loaded: OnceLock::new() });
+        queue.start(&parts.classifier, &full);
+        Arc::new(Self { parts, queue })
     }
 }
 
@@ -208,7 +260,7 @@ impl Held {
 /// The model with YAMNet's last layer, loaded when it is first needed: it costs twice the time of an
 /// inner exit, and as much memory again.
 struct Full {
-    load: Box<dyn Fn() -> Result<Classifier, String> + Send + Sync>,
+    load: Load,
     loaded: OnceLock<Result<Classifier, Arc<str>>>,
 }
 

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use ecosight_shared::json::{
-    ActiveModel, ConnectionState, ModelInfo, StatusDocument, UpdateDocument,
+    ActiveModel, CommandReply, ConnectionState, ModelInfo, StatusDocument, UpdateDocument,
 };
 use ecosight_shared::{
     Alert, CLASS_NAME_MAX_LEN, Detection, DeviceId, Envelope, EventId, Flags, Header, Message,
@@ -17,7 +17,7 @@ use uuid::Uuid;
 use crate::clock::parse_rfc3339;
 use crate::link::Delivery;
 use crate::store::{
-    Batch, Content, EventDraft, Refused, StationStatus, StoredRecord, UpdateReport,
+    Batch, CommandAnswer, Content, EventDraft, Refused, StationStatus, StoredRecord, UpdateReport,
 };
 
 /// Longest free text in a status document, in bytes.
@@ -62,6 +62,9 @@ pub(super) fn decode(deliveries: &[Delivery], received_us: i64) -> Decoded {
                 }),
             Ok(Topic::Status(site, device)) => status(site, device, &delivery.payload)
                 .map(|status| decoded.batch.statuses.extend(status)),
+            Ok(Topic::Reply(_, device)) => {
+                answer(device, &delivery.payload).map(|answer| decoded.batch.answers.extend(answer))
+            }
             Ok(Topic::Update(site, device)) => update(site, device, &delivery.payload)
                 .map(|update| decoded.batch.updates.extend(update)),
             _ => Err(Fault::unknown("not a topic that a station sends on")),
@@ -232,6 +235,19 @@ fn status(site: &str, device: DeviceId, payload: &[u8]) -> Result<Option<Station
     let document: StatusDocument = serde_json::from_slice(payload)
         .map_err(|error| Fault::unknown(&format!("the status is not as it should be: {error}")))?;
     checked_status(site, device, document).map(Some).map_err(|reason| Fault::unknown(&reason))
+}
+
+/// An answer to a command that had no id that could be read answers nothing.
+fn answer(device: DeviceId, payload: &[u8]) -> Result<Option<CommandAnswer>, Fault> {
+    if payload.len() > KEPT_BYTES {
+        return Err(Fault::unknown("the answer is too long"));
+    }
+    let reply: CommandReply = serde_json::from_slice(payload)
+        .map_err(|error| Fault::unknown(&format!("the answer is not as it should be: {error}")))?;
+    let Ok(id) = Uuid::try_parse(&reply.id) else { return Ok(None) };
+    // Written anew: what nobody knows of, and a NUL, does not get into the database.
+    let answer = serde_json::to_string(&reply).unwrap_or_default().replace("\\u0000", "?");
+    Ok(Some(CommandAnswer { id, device: device.0, answer }))
 }
 
 fn checked_status(

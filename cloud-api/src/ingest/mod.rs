@@ -157,6 +157,7 @@ impl Ingest {
             let (decoded, committed) = Box::pin(self.store(one, stop)).await?;
             all.0.batch.records.extend(decoded.batch.records);
             all.0.batch.statuses.extend(decoded.batch.statuses);
+            all.0.batch.answers.extend(decoded.batch.answers);
             all.0.batch.updates.extend(decoded.batch.updates);
             all.0.batch.refused.extend(decoded.batch.refused);
             for (station, records) in decoded.receipts {

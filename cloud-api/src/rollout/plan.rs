@@ -169,11 +169,13 @@ impl Plan {
         }
         let rule = &self.rules.false_alarms;
         let rate = rule.expected_per_station_week;
-        if !(rule.significance > 0.0 && rule.significance < 1.0)
-            || !(rate > 0.0 && rate.is_finite())
-            || rule.min_rejected == 0
-            || !(1..=366).contains(&rule.baseline_days)
-        {
+        let sound = rule.significance > 0.0
+            && rule.significance < 1.0
+            && rate > 0.0
+            && rate.is_finite()
+            && rule.min_rejected > 0
+            && (1..=366).contains(&rule.baseline_days);
+        if !sound {
             faults.push(
                 "rules.false_alarms: write a significance between 0 and 1, min_rejected from 1, \
                  baseline_days from 1 to 366 and a rate above 0"

@@ -387,8 +387,9 @@ fn one_station_in_twenty_that_fails_stops_the_default_plan_at_its_canaries() {
         let mut rng = SmallRng::seed_from_u64(seed);
         let plan = Plan { rules: waves(&[1.0]).rules, ..Plan::default() };
         let mut world = World::new(plan, 1_000, u128::from(seed));
-        let fate =
-            |id: Uuid| Some(if id.as_u128() % 20 == 0 { Step::WentBack } else { Step::Committed });
+        let fate = |id: Uuid| {
+            Some(if id.as_u128().is_multiple_of(20) { Step::WentBack } else { Step::Committed })
+        };
         run(&mut world, &mut rng, fate);
         assert_eq!(world.rollout.state, State::Halted, "seed {seed}");
         stopped += usize::from(world.rollout.cohort == 0);

@@ -25,16 +25,18 @@ use crate::lifecycle::{self, Signals, Tasks};
 use crate::link::{self, LinkOptions};
 use crate::live::{self, Live};
 use crate::metric;
+use crate::registry::{self, Registry};
 use crate::releases::Releases;
 use crate::rollout::{self, Rollouts};
 use crate::samples::Samples;
+use crate::serving::Switch;
 use crate::store::{Store, StoreError};
 use crate::tally::{self, Tally};
+use crate::training::triggers::{self, Triggers};
 use crate::training::{self, Worker};
 use crate::upkeep;
 
 use model::load_model;
-pub(crate) use model::loaded;
 pub use roles::{Role, Roles};
 
 /// From the first signal to the end.
@@ -99,7 +101,17 @@ pub async fn serve(config: Config, roles: &Roles, clock: Clock) -> Result<()> {
         releases.sweep().with_context(|| unwritable(&data_dir))?;
     }
     let metrics = metric::start().context("cannot measure")?;
-    let inference = load_model(&config, &store).await?;
+    let models = registry::models_dir(&data_dir);
+    let registry = Registry::open(models, store.clone(), clock.clone(), chance.clone())
+        .with_context(|| unwritable(&data_dir))?;
+    let inference = load_model(&config, &store, &registry, &clock).await?;
+    let switch = Switch::new(
+        inference.clone(),
+        registry.clone(),
+        store.clone(),
+        clock.clone(),
+        config.model.clone(),
+    );
     let tally = Tally::new(store.clone());
     let jobs = Arc::new(Notify::new());
     let owner = chance.id(&clock);
@@ -126,12 +138,15 @@ pub async fn serve(config: Config, roles: &Roles, clock: Clock) -> Result<()> {
     };
     let api = Api {
         store: store.clone(),
-        clips,
+        clips: clips.clone(),
         samples: samples.clone(),
         releases,
         rollouts: rollouts.clone(),
         live: live.clone(),
-        inference: inference.clone(),
+        inference,
+        registry: registry.clone(),
+        switch: switch.clone(),
+        learning: config.learning.clone(),
         tally: tally.clone(),
         jobs: jobs.clone(),
         link: link.clone(),
@@ -149,10 +164,22 @@ pub async fn serve(config: Config, roles: &Roles, clock: Clock) -> Result<()> {
     };
     let worker = Worker {
         store: store.clone(),
-        samples,
-        bundle: inference.bundle().ok().cloned(),
+        samples: samples.clone(),
+        clips: clips.clone(),
+        registry,
+        switch: switch.clone(),
+        learning: config.learning.clone(),
         yamnet: config.model.yamnet.clone(),
         dir: training::training_dir(&data_dir),
+        clock: clock.clone(),
+        chance: chance.clone(),
+        news: jobs.clone(),
+    };
+    let triggers = Triggers {
+        store: store.clone(),
+        samples,
+        clips,
+        learning: config.learning.clone(),
         clock: clock.clone(),
         chance,
         news: jobs,
@@ -197,14 +224,20 @@ pub async fn serve(config: Config, roles: &Roles, clock: Clock) -> Result<()> {
         tasks.spawn_until_stop("ingest", ingest::run(ingest, deliveries, stop.clone()));
         let alerts = alerts::run(store.clone(), link, clock.clone(), news, stop.clone());
         tasks.spawn_until_stop("alerts", alerts);
-        let live = live::run(live, store.clone(), clock.clone(), changes, stop.clone());
+        let live = live::run(live.clone(), store.clone(), clock.clone(), changes, stop.clone());
         tasks.spawn_until_stop("live", live);
     } else {
         // What another process takes in is found in the database.
-        let live = live::follow(live, store.clone(), clock.clone(), stop.clone());
+        let live = live::follow(live.clone(), store.clone(), clock.clone(), stop.clone());
         tasks.spawn_until_stop("live", live);
     }
+    tasks.spawn_until_stop("serving", switch.follow(stop.clone()));
+    if roles.has(Role::Http) {
+        let shown = live::show_trainings(live, store.clone(), stop.clone());
+        tasks.spawn_until_stop("trainings", shown);
+    }
     if roles.has(Role::Worker) {
+        tasks.spawn_until_stop("triggers", triggers::run(triggers, stop.clone()));
         tasks.spawn_until_stop("worker", training::run(worker, stop.clone()));
         let keep = config.storage.keep_telemetry;
         tasks.spawn_until_stop("upkeep", upkeep::run(store.clone(), clock, keep, stop.clone()));

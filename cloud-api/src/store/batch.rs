@@ -20,12 +20,25 @@ pub struct Batch {
     pub records: Vec<StoredRecord>,
     /// Words of stations about themselves, in the order of their arrival.
     pub statuses: Vec<StationStatus>,
+    /// Answers of stations to commands.
+    pub answers: Vec<CommandAnswer>,
     /// Words of stations about releases, in the order of their arrival.
     pub updates: Vec<UpdateReport>,
-    /// Payloads that are neither.
+    /// Payloads that are none of these.
     pub refused: Vec<Refused>,
     /// When the batch was taken, µs.
     pub received_us: i64,
+}
+
+/// What a station answers to a command.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CommandAnswer {
+    /// Of the command.
+    pub id: Uuid,
+    /// The station: nobody answers in another's name.
+    pub device: Uuid,
+    /// Its words, JSON.
+    pub answer: String,
 }
 
 /// A record of a station.
@@ -132,6 +145,18 @@ impl Store {
     pub async fn commit(&self, batch: Batch) -> Result<Committed, StoreError> {
         let received_us = batch.received_us;
         writing!(self, |tx| {
+            for CommandAnswer { id, device, answer } in &batch.answers {
+                sqlx::query(
+                    "UPDATE commands SET answered_us = $3, answer = $4 \
+                     WHERE id = $1 AND device_id = $2",
+                )
+                .bind(*id)
+                .bind(*device)
+                .bind(batch.received_us)
+                .bind(answer)
+                .execute(&mut *tx)
+                .await?;
+            }
             for status in &batch.statuses {
                 let classes = serde_json::Value::from(status.classes.as_slice()).to_string();
                 sqlx::query(UPSERT_MODEL)

@@ -20,6 +20,26 @@ impl Store {
         })
     }
 
+    /// Raises a mark that only rises, such as the time up to which something was done; false if it
+    /// was there or beyond already: somebody else did it.
+    ///
+    /// # Errors
+    /// [`StoreError`] as for every write.
+    pub async fn raise_mark(&self, name: &'static str, to: i64) -> Result<bool, StoreError> {
+        writing!(self, |tx| {
+            let raised = sqlx::query(
+                "INSERT INTO counters (name, value) VALUES ($1, $2) \
+                 ON CONFLICT (name) DO UPDATE SET value = excluded.value \
+                 WHERE counters.value < excluded.value",
+            )
+            .bind(name)
+            .bind(to)
+            .execute(&mut *tx)
+            .await?;
+            raised.rows_affected() == 1
+        })
+    }
+
     /// A count; 0 if nothing was ever added.
     ///
     /// # Errors

@@ -6,7 +6,7 @@ use std::str::FromStr;
 use sqlx::{FromRow, QueryBuilder};
 use uuid::Uuid;
 
-use super::{Backend, Store, StoreError, reading};
+use super::{Backend, Store, StoreError, Verdict, reading};
 
 /// An event with its station, model and clip.
 #[derive(Clone, Debug, PartialEq, FromRow)]
@@ -44,6 +44,12 @@ pub struct EventRow {
     pub clip_duration_ms: Option<i64>,
     pub clip_format: Option<String>,
     pub clip_sha256: Option<String>,
+    pub verdict: Option<String>,
+    pub verdict_cause: Option<String>,
+    pub verdict_class: Option<String>,
+    pub verdict_note: Option<String>,
+    pub verdict_by: Option<String>,
+    pub verdict_us: Option<i64>,
 }
 
 /// Which events; `None` means any.
@@ -63,6 +69,8 @@ pub struct EventFilter {
     pub min_score: Option<f64>,
     /// In this state.
     pub state: Option<String>,
+    /// With this verdict; the inner `None` for those that nobody judged.
+    pub verdict: Option<Option<Verdict>>,
     /// Listed at this time or later, µs.
     pub since_us: Option<i64>,
     /// Listed before this time, µs.
@@ -89,7 +97,8 @@ macro_rules! select_event {
              e.scores, e.model_tag, m.name AS model_name, m.version AS model_version, \
              m.classes AS model_classes, d.latitude, d.longitude, d.uncertainty_m, \
              c.status AS clip_status, c.bytes AS clip_bytes, c.duration_ms AS clip_duration_ms, \
-             c.format AS clip_format, c.sha256 AS clip_sha256 \
+             c.format AS clip_format, c.sha256 AS clip_sha256, e.verdict, e.verdict_cause, \
+             e.verdict_class, e.verdict_note, e.verdict_by, e.verdict_us \
              FROM events e LEFT JOIN devices d ON d.id = e.device_id \
              LEFT JOIN models m ON m.tag = e.model_tag \
              LEFT JOIN clips c ON c.id = e.id AND c.device_id = e.device_id ",
@@ -122,6 +131,15 @@ macro_rules! list {
         if let Some(state) = &$filter.state {
             query.push(" AND e.state = ").push_bind(state.clone());
         }
+        match $filter.verdict {
+            Some(Some(verdict)) => {
+                query.push(" AND e.verdict = ").push_bind(verdict.name());
+            }
+            Some(None) => {
+                query.push(" AND e.verdict IS NULL");
+            }
+            None => {}
+        }
         if let Some(device) = $filter.device {
             query.push(" AND e.device_id = ").push_bind(device);
         }
@@ -137,6 +155,25 @@ macro_rules! list {
         if let Some(Cursor { listed_us, id }) = $filter.after {
             query.push(" AND (e.listed_us, e.id) < (").push_bind(listed_us);
             query.push(", ").push_bind(id).push(")");
+        }
+        query.push(" ORDER BY e.listed_us DESC, e.id DESC LIMIT ").push_bind($limit);
+        query.build_query_as::<EventRow>().fetch_all($pool).await
+    }};
+}
+
+/// Builds and runs the query for what is to be reviewed on one pool.
+macro_rules! unjudged {
+    ($db:ty, $pool:expr, $sites:expr, $since_us:expr, $limit:expr) => {{
+        let mut query = QueryBuilder::<$db>::new(select_event!(
+            "WHERE e.verdict IS NULL AND NOT e.canary AND c.status = 'stored' AND e.listed_us >= "
+        ));
+        query.push_bind($since_us);
+        if let Some(sites) = $sites {
+            query.push(" AND e.site_id IN (NULL");
+            for site in sites {
+                query.push(", ").push_bind(site.clone());
+            }
+            query.push(")");
         }
         query.push(" ORDER BY e.listed_us DESC, e.id DESC LIMIT ").push_bind($limit);
         query.build_query_as::<EventRow>().fetch_all($pool).await
@@ -205,6 +242,23 @@ impl Store {
             .fetch_all(pool)
             .await
         })?)
+    }
+
+    /// The newest events with a recording that nobody judged, of these sites or of all, from
+    /// `since_us` on. Canaries are no matter of opinion.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    pub async fn unjudged_events(
+        &self,
+        sites: Option<&[String]>,
+        since_us: i64,
+        limit: i64,
+    ) -> Result<Vec<EventRow>, StoreError> {
+        Ok(match &self.backend {
+            Backend::Lite { read, .. } => unjudged!(sqlx::Sqlite, read, sites, since_us, limit)?,
+            Backend::Pg { pool } => unjudged!(sqlx::Postgres, pool, sites, since_us, limit)?,
+        })
     }
 
     /// One event.

@@ -246,6 +246,23 @@ impl Store {
         })
     }
 
+    /// The unfinished job with this key.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    pub async fn unfinished_job(&self, key: &str) -> Result<Option<JobRow>, StoreError> {
+        Ok(reading!(self, |pool| {
+            sqlx::query_as(concat!(
+                "SELECT ",
+                columns!(),
+                " FROM jobs WHERE unique_key = $1 AND state IN ('queued', 'running')"
+            ))
+            .bind(key)
+            .fetch_optional(pool)
+            .await
+        })?)
+    }
+
     /// One job.
     ///
     /// # Errors

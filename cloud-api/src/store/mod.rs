@@ -20,6 +20,7 @@ mod devices;
 mod events;
 mod fleet;
 mod jobs;
+mod missed;
 mod notifications;
 mod open;
 mod releases;
@@ -27,6 +28,8 @@ mod rollouts;
 mod samples;
 mod updates;
 mod upkeep;
+mod verdicts;
+mod versions;
 
 use std::future::Future;
 
@@ -34,7 +37,9 @@ use sqlx::{PgPool, SqlitePool};
 
 pub use access::{KeyRow, NewKey, NewUser, UserRow};
 pub use audit::{AuditRow, Deed};
-pub use batch::{Batch, Committed, Content, EventDraft, Refused, StationStatus, StoredRecord};
+pub use batch::{
+    Batch, CommandAnswer, Committed, Content, EventDraft, Refused, StationStatus, StoredRecord,
+};
 pub(crate) use clips::hex;
 pub use clips::{ClipDeclaration, ClipRow, ClipStatus, Declared};
 pub use desired::{DesiredRow, Publication};
@@ -42,12 +47,15 @@ pub use devices::{DeviceRow, TelemetryRow};
 pub use events::{Cursor, EventFilter, EventRow};
 pub use fleet::{CommandRow, CredentialRow, Enrolment, SiteRow};
 pub use jobs::{Attempt, JobRow, NewJob, Outcome};
+pub use missed::{MissedShotRow, PullRow};
 pub use notifications::Pending;
 pub use open::{postgres_pool, sqlite_reader, sqlite_writer};
 pub use releases::{Kept, ReleaseFileRow, ReleaseRow};
 pub use rollouts::{Heard, RolloutChange, RolloutDeviceRow, RolloutRow};
 pub use samples::{ClassCount, SampleRow};
 pub use updates::UpdateReport;
+pub use verdicts::{Cause, GivenVerdict, Verdict, VerdictRow};
+pub use versions::{ActivationRow, NewActivation, VersionRow, before};
 
 /// The database. Cheap to clone.
 #[derive(Clone, Debug)]

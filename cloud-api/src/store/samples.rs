@@ -14,7 +14,7 @@ pub struct SampleRow {
     pub class: String,
     /// What must stay on one side of every split.
     pub group_key: String,
-    /// `upload` or `event`.
+    /// `upload`, `import`, `event` or `missed`; of an import, where it says it comes from.
     pub source: String,
     /// The event whose recording it is.
     pub event_id: Option<Uuid>,
@@ -34,6 +34,14 @@ pub struct SampleRow {
     pub created_us: i64,
     /// When its class was last set, µs.
     pub labelled_us: i64,
+    /// Where it was recorded, if a station did.
+    pub site_id: Option<String>,
+    /// The station that recorded it.
+    pub device_id: Option<Uuid>,
+    /// Terms of use.
+    pub licence: String,
+    /// Who said what is heard in it.
+    pub verifier: Option<String>,
 }
 
 /// How many samples a class has.
@@ -50,7 +58,7 @@ pub struct ClassCount {
 macro_rules! columns {
     () => {
         "id, class, group_key, source, event_id, file_name, sha256, bytes, duration_ms, rate_hz, \
-         channels, created_us, labelled_us"
+         channels, created_us, labelled_us, site_id, device_id, licence, verifier"
     };
 }
 
@@ -82,9 +90,11 @@ impl Store {
             sqlx::query_as(concat!(
                 "INSERT INTO samples (",
                 columns!(),
-                ") VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13) \
-                 ON CONFLICT (sha256) DO UPDATE SET class = excluded.class, \
-                 labelled_us = excluded.labelled_us RETURNING ",
+                ") VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, \
+                 $16, $17) ON CONFLICT (sha256) DO UPDATE SET class = excluded.class, \
+                 labelled_us = CASE WHEN samples.class = excluded.class THEN samples.labelled_us \
+                 ELSE excluded.labelled_us END, \
+                 verifier = COALESCE(excluded.verifier, samples.verifier) RETURNING ",
                 columns!()
             ))
             .bind(sample.id)
@@ -100,12 +110,16 @@ impl Store {
             .bind(sample.channels)
             .bind(sample.created_us)
             .bind(sample.labelled_us)
+            .bind(sample.site_id)
+            .bind(sample.device_id)
+            .bind(sample.licence)
+            .bind(sample.verifier)
             .fetch_one(&mut *tx)
             .await?
         })
     }
 
-    /// Gives a sample another class; `None` if there is no such sample.
+    /// Gives a sample another class, as `verifier` says; `None` if there is no such sample.
     ///
     /// # Errors
     /// [`StoreError`] as for every write.
@@ -113,15 +127,18 @@ impl Store {
         &self,
         id: Uuid,
         class: String,
+        verifier: String,
         now_us: i64,
     ) -> Result<Option<SampleRow>, StoreError> {
         writing!(self, |tx| {
             sqlx::query_as(concat!(
-                "UPDATE samples SET class = $2, labelled_us = $3 WHERE id = $1 RETURNING ",
+                "UPDATE samples SET labelled_us = CASE WHEN class = $2 THEN labelled_us ELSE $4 END, \
+                 class = $2, verifier = $3 WHERE id = $1 RETURNING ",
                 columns!()
             ))
             .bind(id)
             .bind(class)
+            .bind(verifier)
             .bind(now_us)
             .fetch_optional(&mut *tx)
             .await?
@@ -152,6 +169,64 @@ impl Store {
                 .fetch_optional(pool)
                 .await
         })?)
+    }
+
+    /// The sample made of an event's recording.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    pub async fn sample_of_event(&self, event: Uuid) -> Result<Option<SampleRow>, StoreError> {
+        Ok(reading!(self, |pool| {
+            sqlx::query_as(concat!("SELECT ", columns!(), " FROM samples WHERE event_id = $1"))
+                .bind(event)
+                .fetch_optional(pool)
+                .await
+        })?)
+    }
+
+    /// Recordings that candidates are judged on and never trained on: key, the class that each was
+    /// chosen for, and when, µs.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    pub async fn test_groups(&self) -> Result<Vec<(String, String, i64)>, StoreError> {
+        Ok(reading!(self, |pool| {
+            sqlx::query_as("SELECT group_key, class, chosen_us FROM test_groups ORDER BY group_key")
+                .fetch_all(pool)
+                .await
+        })?)
+    }
+
+    /// Sets recordings of a class aside for judging, for good. Nothing happens where the class has
+    /// some already: it is chosen once. Gives what is then set aside, over all classes.
+    ///
+    /// # Errors
+    /// [`StoreError`] as for every write.
+    pub async fn set_aside(
+        &self,
+        class: String,
+        groups: Vec<String>,
+        now_us: i64,
+    ) -> Result<(), StoreError> {
+        writing!(self, |tx| {
+            let chosen: Option<(String,)> =
+                sqlx::query_as("SELECT class FROM test_groups WHERE class = $1 LIMIT 1")
+                    .bind(&class)
+                    .fetch_optional(&mut *tx)
+                    .await?;
+            if chosen.is_none() {
+                for group in groups {
+                    sqlx::query(
+                        "INSERT INTO test_groups (group_key, class, chosen_us)                          VALUES ($1, $2, $3) ON CONFLICT DO NOTHING",
+                    )
+                    .bind(group)
+                    .bind(&class)
+                    .bind(now_us)
+                    .execute(&mut *tx)
+                    .await?;
+                }
+            }
+        })
     }
 
     /// At most `limit` samples, newest first, of one class or all.

@@ -1,42 +1,69 @@
-//! Path: samples, jobs → **training** → candidate bundles
+//! Path: samples, jobs → **training** → gate → registry
 //!
 //! The worker of long jobs. One at a time: claim, work, renew the lease while it lasts, report. The
 //! trainer runs as a process of its own ([`process`]), at low priority and within limits: whatever it
-//! does, the server goes on, and when the lease is lost it is killed.
+//! does, the server goes on, and when the lease is lost it is killed. A candidate is then compared
+//! with what serves ([`gate`]); its version, whether it serves, and the job's end are one transaction
+//! that only the attempt whose lease holds can make.
 
 mod data;
+pub mod gate;
+mod judge;
 mod process;
+pub mod progress;
 mod report;
+mod test_set;
+pub mod triggers;
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use ecosight_models::Bundle;
+use ecosight_models::BundleFiles;
+use ecosight_models::bundle::hex as spelled;
 use serde::{Deserialize, Serialize};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::chance::Chance;
-use crate::clock::Clock;
+use crate::clips::Clips;
+use crate::clock::{Clock, rfc3339};
+use crate::config::LearningConfig;
 use crate::metric;
-use crate::samples::Samples;
-use crate::store::{Attempt, JobRow, Outcome, Store, StoreError, hex};
+use crate::registry::{Lineage, Registry, RegistryError};
+use crate::samples::{Samples, group_of};
+use crate::serving::Switch;
+use crate::store::{
+    Attempt, EventFilter, JobRow, NewActivation, NewJob, Outcome, Store, StoreError, VersionRow,
+    hex,
+};
+use gate::{Contender, Decision, Trial};
+use judge::{ModelWords, Plan, Words};
+use progress::{Progress, Stage};
 
+pub use judge::{Judge, JudgeArguments, JudgeError, run_judge};
 pub use process::{TrainerArguments, run_trainer};
 pub use report::Report;
 
 /// The kind of a training job.
 pub const RETRAIN: &str = "retrain";
-/// A worker that has not renewed its lease for this long is taken for dead.
-const LEASE: Duration = Duration::from_secs(60);
-const RENEW: Duration = Duration::from_secs(15);
+/// A lease is renewed this many times while it lasts.
+const RENEWALS: u32 = 4;
+/// What a job does is written down at most this often.
+const TELL: Duration = Duration::from_secs(1);
 /// Jobs may lie in the table that nobody told us of: from another process, or from before a restart.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
 /// Wait before another attempt, times the attempts so far.
 const RETRY_S: i64 = 30;
+
+/// The seed of a training that names none.
+pub const DEFAULT_SEED: u64 = 1;
+/// Recordings of recent background that candidate and incumbent are compared on, at most.
+const RECENT: usize = 500;
+const DAY_US: i64 = 24 * 3_600 * 1_000_000;
 
 /// What is asked for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,6 +72,45 @@ pub struct RetrainRequest {
     pub trigger_reason: String,
     /// New samples that make it worth while.
     pub min_new_samples: u32,
+    /// What asked: `manual`, `threshold` or `schedule`.
+    #[serde(default = "manual")]
+    pub trigger: String,
+    /// Decides folds, augmentations and fits.
+    #[serde(default = "default_seed")]
+    pub seed: u64,
+}
+
+fn manual() -> String {
+    "manual".into()
+}
+
+const fn default_seed() -> u64 {
+    DEFAULT_SEED
+}
+
+/// Queues a training, or gives the one that is queued or under way: there is one at a time. The flag
+/// says whether it is new.
+///
+/// # Errors
+/// [`StoreError`] as for every write.
+pub async fn ask_for_training(
+    store: &Store,
+    clock: &Clock,
+    chance: &Chance,
+    request: &RetrainRequest,
+) -> Result<(bool, Option<JobRow>), StoreError> {
+    let payload = serde_json::to_string(request).unwrap_or_default();
+    let job = NewJob {
+        id: chance.id(clock),
+        kind: RETRAIN,
+        payload,
+        unique_key: Some(RETRAIN.into()),
+        now_us: clock.now_us(),
+    };
+    match store.enqueue(job).await? {
+        Some(job) => Ok((true, Some(job))),
+        None => Ok((false, store.unfinished_job(RETRAIN).await?)),
+    }
 }
 
 /// What the worker works with.
@@ -53,12 +119,18 @@ pub struct Worker {
     pub store: Store,
     /// What is learned from.
     pub samples: Samples,
-    /// The model that a candidate is made like; without one there is no training.
-    pub bundle: Option<Bundle>,
+    /// Recordings of recent background.
+    pub clips: Clips,
+    /// Where candidates and the model that they are made like are.
+    pub registry: Registry,
+    /// Told when another version serves.
+    pub switch: Switch,
     /// The imported YAMNet.
     pub yamnet: Option<PathBuf>,
     /// Where manifests and candidates are written.
     pub dir: PathBuf,
+    /// How it learns.
+    pub learning: LearningConfig,
     /// The time.
     pub clock: Clock,
     /// Names the worker.
@@ -84,6 +156,21 @@ enum JobError {
     Stopped,
 }
 
+impl From<JudgeError> for JobError {
+    fn from(error: JudgeError) -> Self {
+        match error {
+            JudgeError::Unfit(what) => Self::Final(what),
+            JudgeError::Passing(what) => Self::Passing(what),
+        }
+    }
+}
+
+impl From<RegistryError> for JobError {
+    fn from(error: RegistryError) -> Self {
+        Self::Passing(error.to_string())
+    }
+}
+
 impl From<StoreError> for JobError {
     fn from(error: StoreError) -> Self {
         Self::Passing(error.to_string())
@@ -95,7 +182,11 @@ pub async fn run(worker: Worker, stop: CancellationToken) {
     let owner = hex(&worker.chance.bytes::<8>());
     loop {
         let now_us = worker.clock.now_us();
-        let wait = match worker.store.claim_job(&owner, now_us, now_us + us(LEASE)).await {
+        let wait = match worker
+            .store
+            .claim_job(&owner, now_us, now_us + us(worker.learning.lease))
+            .await
+        {
             Ok(Some((job, attempt))) => {
                 if worker.attend(job, attempt, &stop).await {
                     return;
@@ -120,7 +211,7 @@ impl Worker {
     /// Does a job and notes how it ended; true if the server ends.
     async fn attend(&self, job: JobRow, attempt: Attempt, stop: &CancellationToken) -> bool {
         info!(job = %job.id, kind = job.kind, attempt = attempt.number, "job begun");
-        let (progress_in, progress) = tokio::sync::watch::channel(String::from("begun"));
+        let (progress_in, progress) = watch::channel(Progress::begun());
         let ended = tokio::select! {
             ended = self.work(&job, &attempt, &progress_in) => ended,
             lost = self.keep_lease(&attempt, progress) => lost,
@@ -128,7 +219,12 @@ impl Worker {
         };
         let now_us = self.clock.now_us();
         let outcome = match ended {
-            Ok(report) => Outcome::Succeeded(report),
+            // It is noted already, with all that came of it.
+            Ok(()) => {
+                metric::job(RETRAIN, "succeeded");
+                info!(job = %job.id, outcome = "succeeded", "job ended");
+                return stop.is_cancelled();
+            }
             Err(JobError::Final(reason)) => Outcome::Failed(reason),
             Err(JobError::Passing(reason)) => {
                 Outcome::Retry(reason, now_us + attempt.number * RETRY_S * 1_000_000)
@@ -165,16 +261,15 @@ impl Worker {
         &self,
         job: &JobRow,
         attempt: &Attempt,
-        progress: &tokio::sync::watch::Sender<String>,
-    ) -> Result<String, JobError> {
+        progress: &watch::Sender<Progress>,
+    ) -> Result<(), JobError> {
         if job.kind != RETRAIN {
             return Err(JobError::Final(format!("no worker knows the kind {:?}", job.kind)));
         }
         let request: RetrainRequest = serde_json::from_str(&job.payload)
             .map_err(|error| JobError::Final(format!("the job's payload: {error}")))?;
-        let bundle = self.bundle.as_ref().ok_or_else(|| {
-            JobError::Passing("the server has no model to make a candidate like".into())
-        })?;
+        let (parent, incumbent) = self.incumbent().await?;
+        let bundle = &incumbent.bundle;
         if bundle.manifest.backbone.is_none() {
             return Err(JobError::Final(
                 "the live model hears with a network of its own, and a head is trained on YAMNet: \
@@ -183,10 +278,14 @@ impl Worker {
             ));
         }
         let dir = self.dir.join(job.id.to_string()).join(format!("attempt-{}", attempt.number));
-        let material = data::gather(&self.store, &self.samples, bundle, &dir).await?;
-        progress.send_replace(format!("training on {} samples", material.samples));
+        let (share, now_us) = (self.learning.device_share(), self.clock.now_us());
+        let material =
+            data::gather(&self.store, &self.samples, bundle, &dir, share, now_us).await?;
+        progress.send_replace(Progress::counted(Stage::Features, 0, material.samples));
         let candidate = dir.join("bundle");
         let version = format!("0.0.{}", job.created_us / 1_000_000);
+        // The time that it was asked for at, not now: the same job gives the same bytes.
+        let created = rfc3339(job.created_us / 1_000_000 * 1_000_000);
         let trainer = TrainerArguments {
             manifest: &material.manifest,
             labels: &material.labels,
@@ -198,35 +297,246 @@ impl Worker {
             yamnet: self.yamnet.as_deref(),
             cache: &self.dir.join("features"),
             out: &candidate,
+            seed: request.seed,
+            created: &created,
         };
         process::train(&trainer, progress).await?;
-        let report = report::of(&candidate, &request, &material)?;
-        serde_json::to_string(&report).map_err(|error| JobError::Final(error.to_string()))
+        let files = BundleFiles::open(&candidate)
+            .map_err(|error| JobError::Passing(format!("the candidate: {error}")))?;
+        let decision =
+            self.compare(&parent, &incumbent, &files, &material, &dir, &request, progress).await?;
+        info!(job = %job.id, passed = decision.passed, "{}", decision.sentence);
+        self.conclude(job, attempt, &request, &material, &parent, &files, decision).await?;
+        // What is worth keeping of it lies in the registry; the manifest stays for who wants to know.
+        let _ = std::fs::remove_dir_all(&candidate);
+        Ok(())
     }
 
-    /// Renews the lease until it is lost.
+    /// What serves, as the registry has it: other processes may have loaded something else.
+    async fn incumbent(&self) -> Result<(VersionRow, BundleFiles), JobError> {
+        let none = || {
+            JobError::Passing("no version of the model serves: there is nothing to be like".into())
+        };
+        let serving = self.store.serving().await?.ok_or_else(none)?;
+        let version = self.store.version(serving.version_id).await?.ok_or_else(none)?;
+        let files = BundleFiles::open(&self.registry.path(&version))
+            .map_err(|error| JobError::Passing(format!("the model that serves: {error}")))?;
+        Ok((version, files))
+    }
+
+    /// Plays the test set and recent background to both.
+    #[allow(clippy::too_many_arguments, reason = "what a comparison is between and on")]
+    async fn compare(
+        &self,
+        parent: &VersionRow,
+        incumbent: &BundleFiles,
+        candidate: &BundleFiles,
+        material: &data::Material,
+        dir: &Path,
+        request: &RetrainRequest,
+        progress: &watch::Sender<Progress>,
+    ) -> Result<Decision, JobError> {
+        let mut trials: Vec<(Trial, PathBuf)> = material
+            .test
+            .iter()
+            .map(|row| {
+                let trial = untried(row.id.to_string(), &row.group_key, &row.class, true);
+                (trial, self.samples.path(row))
+            })
+            .collect();
+        trials.extend(self.recent(incumbent, material).await?);
+        let plan = Plan {
+            yamnet: self.yamnet.clone(),
+            models: vec![self.registry.path(parent), dir.join("bundle")],
+            sounds: trials.iter().map(|(_, path)| path.clone()).collect(),
+        };
+        progress.send_replace(Progress::counted(Stage::Gate, 0, trials.len()));
+        let judge = Judge { yamnet: self.yamnet.clone() };
+        let judged = judge.run(&plan, dir, progress).await?;
+        let [before, after] = judged.models.as_slice() else {
+            return Err(JobError::Passing("the judge gave no two answers".into()));
+        };
+        let all = trials.len();
+        let tried: Vec<Trial> = trials
+            .into_iter()
+            .enumerate()
+            .filter_map(|(place, (trial, _))| {
+                let said = |model: &ModelWords| {
+                    let Words { alerts, score } = model.sounds.get(place)?.clone()?;
+                    Some((alerts, score))
+                };
+                Some(Trial { incumbent: said(before)?, candidate: said(after)?, ..trial })
+            })
+            .collect();
+        Ok(gate::decide(
+            &contender(incumbent),
+            &contender(candidate),
+            &tried,
+            all - tried.len(),
+            material.test_sha256.clone(),
+            request.seed,
+        ))
+    }
+
+    /// What the sites sounded like lately where nobody heard a shot: recordings of events that alert
+    /// nobody, or that a person rejected. None is of a recording that either model was trained on.
+    async fn recent(
+        &self,
+        incumbent: &BundleFiles,
+        material: &data::Material,
+    ) -> Result<Vec<(Trial, PathBuf)>, JobError> {
+        let days = i64::from(self.learning.recent_days);
+        let mut filter = EventFilter {
+            since_us: Some(self.clock.now_us() - days * DAY_US),
+            ..EventFilter::default()
+        };
+        let test: BTreeSet<&str> = material.test.iter().map(|row| row.group_key.as_str()).collect();
+        let alerting = data::alerting(&incumbent.bundle);
+        let mut found = Vec::new();
+        while found.len() < RECENT {
+            let page = self.store.events(&filter, 500).await?;
+            let Some(last) = page.last() else { break };
+            filter.after = Some(last.cursor());
+            for event in page {
+                let rejected = event.verdict.as_deref() == Some("rejected");
+                let quiet = match event.verdict.as_deref() {
+                    None => {
+                        !event.alert && !alerting.iter().any(|c| event.class.as_deref() == Some(*c))
+                    }
+                    Some("relabelled") => {
+                        !alerting.iter().any(|class| event.verdict_class.as_deref() == Some(*class))
+                    }
+                    Some("confirmed") => !event.alert,
+                    _ => rejected,
+                };
+                let group = group_of(event.device_id, event.listed_us);
+                let met = material.learned_groups.contains(&group) || test.contains(group.as_str());
+                let stored = event.clip_status.as_deref() == Some("stored");
+                let Some(path) = self.clips.path_of(&event).filter(|_| stored && !met) else {
+                    continue;
+                };
+                if quiet && !event.canary && found.len() < RECENT {
+                    let class = event.class.as_deref().unwrap_or("unknown");
+                    found.push((untried(event.id.to_string(), &group, class, false), path));
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// Notes the version, whether it serves, and the job's end: all of it, or nothing.
+    #[allow(clippy::too_many_arguments, reason = "what a version is made of")]
+    async fn conclude(
+        &self,
+        job: &JobRow,
+        attempt: &Attempt,
+        request: &RetrainRequest,
+        material: &data::Material,
+        parent: &VersionRow,
+        files: &BundleFiles,
+        decision: Decision,
+    ) -> Result<(), JobError> {
+        let place = self.registry.write(files)?;
+        let lineage = Lineage {
+            origin: "trained",
+            parent_sha256: Some(parent.sha256.clone()),
+            job: Some(job.id),
+            data_sha256: Some(material.data_sha256.clone()),
+            samples: Some(material.samples as i64),
+            seed: i64::try_from(request.seed).ok(),
+            gate: serde_json::to_string(&decision).ok(),
+            by: format!("job:{}", job.id),
+        };
+        let row = self.registry.row(files, lineage);
+        let now_us = self.clock.now_us();
+        let activation = decision.passed.then(|| NewActivation {
+            version: row.id,
+            instead_of: Some(parent.id),
+            cause: "gate",
+            reason: decision.sentence.clone(),
+            by: format!("job:{}", job.id),
+            now_us,
+        });
+        let report = Report {
+            bundle: place.display().to_string(),
+            version_id: Some(row.id),
+            gate: Some(decision),
+            ..report::of(files, request, material)
+        };
+        let result =
+            serde_json::to_string(&report).map_err(|error| JobError::Final(error.to_string()))?;
+        let ended = self.store.conclude_training(attempt, row, activation, result, now_us).await?;
+        match ended {
+            None => Err(JobError::Lost),
+            Some(serves) => {
+                if serves {
+                    self.switch.look();
+                } else if report.gate.is_some_and(|gate| gate.passed) {
+                    warn!(job = %job.id, "another version came to serve meanwhile; this one waits");
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Renews the lease until it is lost, and notes what is being done.
     async fn keep_lease(
         &self,
         attempt: &Attempt,
-        progress: tokio::sync::watch::Receiver<String>,
-    ) -> Result<String, JobError> {
-        let mut good_until = Instant::now() + LEASE;
+        mut progress: watch::Receiver<Progress>,
+    ) -> Result<(), JobError> {
+        let lease = self.learning.lease;
+        let (mut good_until, mut renewed) = (Instant::now() + lease, Instant::now());
         loop {
-            sleep(RENEW).await;
-            let word = progress.borrow().clone();
-            let until_us = self.clock.now_us() + us(LEASE);
+            let due = renewed + lease / RENEWALS;
+            // Not more often than that, and at once when there is something to tell.
+            sleep(TELL.min(lease / RENEWALS)).await;
+            tokio::select! {
+                () = sleep_until(due) => {}
+                changed = progress.changed() => if changed.is_err() {
+                    sleep_until(due).await;
+                },
+            }
+            let word = progress.borrow_and_update().line();
+            let until_us = self.clock.now_us() + us(lease);
             match self.store.renew_lease(attempt, until_us, Some(word)).await {
-                Ok(true) => good_until = Instant::now() + LEASE,
+                Ok(true) => {
+                    renewed = Instant::now();
+                    good_until = renewed + lease;
+                }
                 Ok(false) => return Err(JobError::Lost),
                 Err(error) => {
                     warn!(%error, "cannot renew a job's lease");
-                    if Instant::now() + RENEW > good_until {
+                    renewed = Instant::now();
+                    if renewed + lease / RENEWALS > good_until {
                         sleep_until(good_until).await;
                         return Err(JobError::Lost);
                     }
                 }
             }
         }
+    }
+}
+
+fn untried(id: String, group: &str, class: &str, test: bool) -> Trial {
+    let nothing = (Vec::new(), 0.0);
+    Trial {
+        id,
+        group: group.to_owned(),
+        class: class.to_owned(),
+        test,
+        incumbent: nothing.clone(),
+        candidate: nothing,
+    }
+}
+
+fn contender(files: &BundleFiles) -> Contender {
+    let bundle = &files.bundle;
+    Contender {
+        sha256: spelled(&bundle.sha256),
+        version: format!("{} {}", bundle.name, bundle.version),
+        alerting: data::alerting(bundle).into_iter().map(str::to_owned).collect(),
+        classes: bundle.classes.clone(),
     }
 }
 

@@ -1,17 +1,19 @@
 //! The trainer in a process of its own: this program again, with the hidden command `train`.
 
+use std::io;
 use std::path::Path;
-use std::process::{ExitCode, Stdio};
+use std::process::{ExitCode, ExitStatus, Stdio};
 
 use anyhow::{Result, bail};
 use ecosight_models::train::cli::TrainArguments;
-use rustix::process::{Resource, Rlimit, setrlimit};
+use rustix::process::{Resource, Rlimit, Signal, set_parent_process_death_signal, setrlimit};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Command;
 use tokio::sync::watch;
 use tracing::{debug, warn};
 
 use super::JobError;
+use super::progress::Progress;
 
 /// Address space of the trainer, bytes: some thousands of samples with all their copies.
 const MEMORY_LIMIT: u64 = 8 << 30;
@@ -36,14 +38,16 @@ pub struct TrainerArguments<'a> {
     pub yamnet: Option<&'a Path>,
     pub cache: &'a Path,
     pub out: &'a Path,
+    pub seed: u64,
+    pub created: &'a str,
 }
 
 /// Runs the trainer to its end. Dropping the future kills it.
 pub(super) async fn train(
     arguments: &TrainerArguments<'_>,
-    progress: &watch::Sender<String>,
+    progress: &watch::Sender<Progress>,
 ) -> Result<(), JobError> {
-    let passing = |error: std::io::Error| JobError::Passing(format!("the trainer: {error}"));
+    let passing = |error: io::Error| JobError::Passing(format!("the trainer: {error}"));
     let mut command = Command::new(std::env::current_exe().map_err(passing)?);
     command
         .arg("train")
@@ -60,29 +64,13 @@ pub(super) async fn train(
         .arg("--cache")
         .arg(arguments.cache)
         .arg("--out")
-        .arg(arguments.out);
+        .arg(arguments.out)
+        .args(["--seed", &arguments.seed.to_string(), "--created", arguments.created])
+        .arg("--progress-lines");
     if let Some(yamnet) = arguments.yamnet {
         command.arg("--yamnet").arg(yamnet);
     }
-    let mut trainer = command
-        // The server needs its cores.
-        .env("RAYON_NUM_THREADS", "1")
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()
-        .map_err(passing)?;
-    let mut last = String::new();
-    if let Some(stderr) = trainer.stderr.take() {
-        let mut lines = BufReader::new(stderr).lines();
-        while let Ok(Some(line)) = lines.next_line().await {
-            debug!(line, "trainer");
-            last.clone_from(&line);
-            progress.send_replace(line);
-        }
-    }
-    let status = trainer.wait().await.map_err(passing)?;
+    let (status, last) = run(command, progress).await.map_err(passing)?;
     match (status.success(), status.code()) {
         (true, _) => Ok(()),
         // The trainer says what is wrong with the data: another attempt would say the same.
@@ -91,18 +79,59 @@ pub(super) async fn train(
     }
 }
 
+/// Runs a process to its end, hands on what it tells of its progress, and gives how it ended with the
+/// last line of anything else that it said. Dropping the future kills it.
+pub(super) async fn run(
+    mut command: Command,
+    progress: &watch::Sender<Progress>,
+) -> io::Result<(ExitStatus, String)> {
+    let mut process = command
+        // The server needs its cores.
+        .env("RAYON_NUM_THREADS", "1")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()?;
+    let mut last = String::new();
+    if let Some(stderr) = process.stderr.take() {
+        let mut lines = BufReader::new(stderr).lines();
+        while let Ok(Some(line)) = lines.next_line().await {
+            debug!(line, "told");
+            match Progress::told(&line) {
+                Some(told) => {
+                    progress.send_replace(told);
+                }
+                None => last = line,
+            }
+        }
+    }
+    Ok((process.wait().await?, last))
+}
+
 /// The hidden command: takes limits upon itself, then trains.
 ///
 /// # Errors
 /// What the trainer says.
 pub fn run_trainer(arguments: &TrainArguments) -> Result<ExitCode> {
-    if let Err(error) = rustix::process::nice(NICENESS) {
-        warn!(%error, "training at the priority of everything else");
+    limit(MEMORY_LIMIT, CPU_LIMIT_S)?;
+    ecosight_models::train::cli::train(arguments)
+}
+
+/// Makes this process give way to everything else, keep within memory (bytes) and processor time
+/// (seconds), and end with the server that started it: what nobody waits for must not go on beside
+/// the next attempt.
+pub(super) fn limit(memory: u64, cpu_s: u64) -> Result<()> {
+    if let Err(error) = set_parent_process_death_signal(Some(Signal::KILL)) {
+        warn!(%error, "this process may outlive the server");
     }
-    for (what, limit) in [(Resource::As, MEMORY_LIMIT), (Resource::Cpu, CPU_LIMIT_S)] {
+    if let Err(error) = rustix::process::nice(NICENESS) {
+        warn!(%error, "working at the priority of everything else");
+    }
+    for (what, limit) in [(Resource::As, memory), (Resource::Cpu, cpu_s)] {
         if let Err(error) = setrlimit(what, Rlimit { current: Some(limit), maximum: Some(limit) }) {
-            bail!("cannot limit the trainer: {error}");
+            bail!("cannot limit this process: {error}");
         }
     }
-    ecosight_models::train::cli::train(arguments)
+    Ok(())
 }

@@ -1,15 +1,14 @@
 //! What came of a training, from the bundle it wrote.
 
-use std::path::Path;
-
 use ecosight_models::BundleFiles;
 use ecosight_models::bundle::EVALUATION_FILE;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use uuid::Uuid;
 
-use super::JobError;
 use super::RetrainRequest;
 use super::data::Material;
+use super::gate::Decision;
 
 /// The result of a training job.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -22,6 +21,15 @@ pub struct Report {
     pub classes: Vec<String>,
     /// Classes of the live model with too few samples to learn.
     pub left_out: Vec<String>,
+    /// Samples left out because their station has its share of the class.
+    #[serde(default)]
+    pub over_share: usize,
+    /// What decided the training.
+    #[serde(default)]
+    pub seed: u64,
+    /// Over path, class and group of every sample that was trained on.
+    #[serde(default)]
+    pub data_sha256: String,
     /// Share of clips called right by networks that had not met their recording.
     pub accuracy: Option<f64>,
     /// Average precision of the alerting class, judged the same way.
@@ -32,29 +40,34 @@ pub struct Report {
     pub version: String,
     /// Where the candidate lies on the server.
     pub bundle: String,
+    /// Its number in the registry.
+    #[serde(default)]
+    pub version_id: Option<Uuid>,
+    /// What the gate decided. `passed` and not live: somebody chose another model meanwhile, or since.
+    #[serde(default)]
+    pub gate: Option<Decision>,
 }
 
-pub(super) fn of(
-    candidate: &Path,
-    request: &RetrainRequest,
-    material: &Material,
-) -> Result<Report, JobError> {
-    let files = BundleFiles::open(candidate)
-        .map_err(|error| JobError::Passing(format!("the candidate: {error}")))?;
+pub(super) fn of(files: &BundleFiles, request: &RetrainRequest, material: &Material) -> Report {
     let evaluation: Value = files
         .file(EVALUATION_FILE)
         .and_then(|bytes| serde_json::from_slice(bytes).ok())
         .unwrap_or_default();
     let judgement = &evaluation["judgement"];
-    Ok(Report {
+    Report {
         trigger_reason: request.trigger_reason.clone(),
         samples: material.samples,
         classes: files.bundle.classes.clone(),
         left_out: material.left_out.clone(),
+        over_share: material.over_share,
+        seed: request.seed,
+        data_sha256: material.data_sha256.clone(),
         accuracy: judgement["accuracy"].as_f64(),
         average_precision: judgement["average_precision"].as_f64(),
         tag: files.bundle.tag.to_string(),
         version: files.bundle.version.clone(),
-        bundle: candidate.display().to_string(),
-    })
+        bundle: String::new(),
+        version_id: None,
+        gate: None,
+    }
 }

@@ -14,7 +14,7 @@ use tempfile::TempDir;
 use crate::program::Server;
 
 /// YAMNet, imported for this process; `None`, said aloud, where its file is not at hand.
-fn yamnet() -> Option<&'static Path> {
+pub(crate) fn yamnet() -> Option<&'static Path> {
     static IMPORTED: OnceLock<Option<(TempDir, PathBuf)>> = OnceLock::new();
     let imported = IMPORTED.get_or_init(|| {
         let beside = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared");

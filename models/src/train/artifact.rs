@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::compression::{Compression, FEATURE_LIMIT};
 use super::dataset::Clip;
 use super::details::Details;
-use super::fit::Recipe;
+use super::fit::{Epoch, Recipe};
 use super::judgement::{CONFIRM_WINDOWS, Judgement, RatePoint, Recall, TransientLine};
 use super::labels::LabelMap;
 use super::material::{Copies, Form};
@@ -84,6 +84,9 @@ pub struct Evaluation {
     pub shipped: RatePoint,
     /// Each seed alone, out of fold.
     pub seeds: Vec<SeedLine>,
+    /// How the epochs of the cross-validation went, the mean over its fits.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub history: Vec<Epoch>,
 }
 
 /// All that goes into a bundle beside the networks.

@@ -5,18 +5,20 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use clap::Args;
+use serde_json::json;
 
 use super::artifact::{self, Evaluation, Release, SeedLine, Shaping};
-use super::crossval::{self, OutOfFold};
+use super::crossval::{self, OutOfFold, Told};
 use super::dataset::read_manifest;
 use super::details::Details;
 use super::export;
 use super::extraction::Extraction;
-use super::fit::Recipe;
+use super::fit::{Epoch, Recipe};
 use super::judgement::{self, Judgement, RatePoint};
 use super::labels::LabelMap;
 use super::material::{Copies, Form, Library};
@@ -98,6 +100,13 @@ pub struct TrainArguments {
     /// The imported YAMNet. Default: where `import-yamnet` puts it.
     #[arg(long, value_name = "FILE", env = crate::yamnet::ENV)]
     yamnet: Option<PathBuf>,
+    /// When it was made, RFC 3339, as the manifest says. Default: now. With it, the same recordings
+    /// and seed give the same bytes.
+    #[arg(long, value_name = "TIME")]
+    created: Option<String>,
+    /// Tell of progress in lines of JSON, for programs.
+    #[arg(long)]
+    progress_lines: bool,
 }
 
 /// Judge a bundle on labelled recordings that it was not trained on.
@@ -165,7 +174,8 @@ pub fn train(arguments: &TrainArguments) -> anyhow::Result<ExitCode> {
         arguments.yamnet.as_deref(),
         Some(arguments.cache.clone().map_or_else(default_cache, Ok)?),
     )?;
-    let progress = Progress::new("features");
+    let lines = arguments.progress_lines;
+    let progress = Progress::new("features").in_lines(lines);
     let mut table =
         Table::build(&library, &labels, items, &extraction, arguments.seed, &|done, all| {
             progress.tell(done, all);
@@ -211,7 +221,9 @@ pub fn train(arguments: &TrainArguments) -> anyhow::Result<ExitCode> {
     }
     let details = Details::part(&mut table, &library, &labels, recipe.detail_clips);
     let seeds: Vec<u64> = (0..arguments.networks).map(|n| arguments.seed + n).collect();
-    let progress = Progress::new("cross-validation");
+    let fits = arguments.folds * seeds.len() * recipe.views.len().max(1);
+    let progress = Progress::new("cross-validation").in_lines(lines);
+    let course = Course::new(&progress, fits * recipe.epochs, arguments.folds);
     let scored = crossval::cross_validate(
         &table,
         &labels,
@@ -219,7 +231,7 @@ pub fn train(arguments: &TrainArguments) -> anyhow::Result<ExitCode> {
         arguments.folds,
         &recipe,
         &seeds,
-        &|done, all| progress.tell(done, all),
+        &|told| course.hear(told),
     )?;
     let judged = Judged::of(&library, &labels, &table, &scored, &seeds, arguments.alarms_per_hour)?;
     let evaluation =
@@ -242,10 +254,13 @@ pub fn train(arguments: &TrainArguments) -> anyhow::Result<ExitCode> {
         patience: None,
         ..recipe
     };
-    eprintln!("training the head on everything, {} epochs", last.epochs);
+    match lines {
+        true => tell_line(&json!({"stage": "head", "done": 0, "all": 1})),
+        false => eprintln!("training the head on everything, {} epochs", last.epochs),
+    }
     let head = crossval::fit_all(&table, &labels, &details, &last, &seeds)?;
     let net = Net::averaging(&head.nets).context("the networks differ in shape")?;
-    let created = now_rfc3339();
+    let created = arguments.created.clone().unwrap_or_else(now_rfc3339);
     let release = Release {
         name: &arguments.name,
         version: &arguments.version,
@@ -302,7 +317,7 @@ pub fn evaluate(arguments: &EvaluateArguments) -> anyhow::Result<ExitCode> {
     let fold = vec![0; clips.len()];
     let library = Library::new(clips, fold, &labels);
     let progress = Progress::new("clips");
-    let done = std::sync::atomic::AtomicUsize::new(0);
+    let done = AtomicUsize::new(0);
     let total = library.clips().len();
     use rayon::prelude::*;
     let heard = (0..total)
@@ -316,7 +331,7 @@ pub fn evaluate(arguments: &EvaluateArguments) -> anyhow::Result<ExitCode> {
             };
             let mean = |scores: Vec<f32>| scores.iter().sum::<f32>() / scores.len().max(1) as f32;
             let classes = 0..names.len();
-            progress.tell(done.fetch_add(1, std::sync::atomic::Ordering::Relaxed) + 1, total);
+            progress.tell(done.fetch_add(1, Ordering::Relaxed) + 1, total);
             Ok(judgement::Heard {
                 clip,
                 form: Form::Plain,
@@ -356,6 +371,7 @@ struct Judged {
     calibration_error: Option<f64>,
     shipped: RatePoint,
     seeds: Vec<SeedLine>,
+    history: Vec<Epoch>,
 }
 
 impl Judged {
@@ -418,6 +434,7 @@ impl Judged {
             shipped: judgement::rate_point(clips, labels, &heard, alert, Some(alarms_per_hour)),
             thresholds,
             seeds: per_seed,
+            history: scored.history.clone(),
         })
     }
 
@@ -459,6 +476,7 @@ impl Judged {
             calibration_error: self.calibration_error,
             shipped: self.shipped.clone(),
             seeds: self.seeds.clone(),
+            history: self.history.clone(),
         }
     }
 }
@@ -620,24 +638,91 @@ pub(crate) struct Progress {
     what: &'static str,
     start: Instant,
     told: Mutex<Instant>,
+    lines: bool,
 }
 
 impl Progress {
     pub(crate) fn new(what: &'static str) -> Self {
         let start = Instant::now();
-        Self { what, start, told: Mutex::new(start) }
+        Self { what, start, told: Mutex::new(start), lines: false }
+    }
+
+    /// Tells in lines of JSON, and more often: programs do not mind.
+    fn in_lines(self, lines: bool) -> Self {
+        Self { lines, ..self }
     }
 
     pub(crate) fn tell(&self, done: usize, all: usize) {
-        const EVERY: Duration = Duration::from_secs(5);
-        let Ok(mut told) = self.told.lock() else { return };
-        if told.elapsed() < EVERY && done < all {
+        if !self.is_due(done >= all) {
             return;
         }
-        *told = Instant::now();
-        let elapsed = self.start.elapsed().as_secs_f64();
-        let left = elapsed / done.max(1) as f64 * all.saturating_sub(done) as f64;
-        eprintln!("{}: {done}/{all}, {elapsed:.0} s, {left:.0} s left", self.what);
+        let (elapsed, left) = (self.start.elapsed().as_secs_f64(), self.left_s(done, all));
+        match self.lines {
+            true => tell_line(&json!({
+                "stage": self.what, "done": done, "all": all, "left_s": left,
+            })),
+            false => eprintln!("{}: {done}/{all}, {elapsed:.0} s, {left:.0} s left", self.what),
+        }
+    }
+
+    /// Whether something was last told long enough ago, or this is the `last` there is to tell.
+    fn is_due(&self, last: bool) -> bool {
+        let every = Duration::from_millis(if self.lines { 500 } else { 5_000 });
+        let Ok(mut told) = self.told.lock() else { return false };
+        let due = last || told.elapsed() >= every;
+        if due {
+            *told = Instant::now();
+        }
+        due
+    }
+
+    fn left_s(&self, done: usize, all: usize) -> f64 {
+        self.start.elapsed().as_secs_f64() / done.max(1) as f64 * all.saturating_sub(done) as f64
+    }
+}
+
+fn tell_line(told: &serde_json::Value) {
+    eprintln!("{told}");
+}
+
+/// How far the cross-validation is, by the epochs of all its fits.
+struct Course<'a> {
+    progress: &'a Progress,
+    epochs: usize,
+    folds: usize,
+    ended: AtomicUsize,
+    folds_done: AtomicUsize,
+}
+
+impl<'a> Course<'a> {
+    fn new(progress: &'a Progress, epochs: usize, folds: usize) -> Self {
+        let (ended, folds_done) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        Self { progress, epochs, folds, ended, folds_done }
+    }
+
+    fn hear(&self, told: Told<'_>) {
+        match told {
+            Told::Fold(done, all) => {
+                self.folds_done.store(done, Ordering::Relaxed);
+                if !self.progress.lines {
+                    self.progress.tell(done, all);
+                }
+            }
+            Told::Epoch(number, epoch) => {
+                let ended = self.ended.fetch_add(1, Ordering::Relaxed) + 1;
+                if self.progress.lines && self.progress.is_due(ended >= self.epochs) {
+                    tell_line(&json!({
+                        "stage": "folds",
+                        "done": self.folds_done.load(Ordering::Relaxed),
+                        "all": self.folds,
+                        "epoch": number,
+                        "loss": epoch.loss,
+                        "val_loss": epoch.val_loss,
+                        "left_s": self.progress.left_s(ended, self.epochs),
+                    }));
+                }
+            }
+        }
     }
 }
 

@@ -3,12 +3,14 @@
 //! Each fold is scored by networks trained on the others. Nothing of a fold, in any form, reaches
 //! the network that scores it.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use ndarray::{Array2, Axis};
 use rayon::prelude::*;
 
 use super::compression::Compression;
 use super::details::Details;
-use super::fit::{Examples, FitError, Fitted, Recipe, fit};
+use super::fit::{Epoch, Examples, FitError, Fitted, Recipe, Watch, fit};
 use super::labels::LabelMap;
 use super::material::Form;
 use super::net::{Net, softmax};
@@ -21,6 +23,18 @@ pub struct OutOfFold {
     details: Details,
     /// Best epoch of each fit.
     pub epochs: Vec<usize>,
+    /// How the epochs went, the mean over all fits; losses and accuracies of recordings that a fit
+    /// has not met are those of the fold that it is judged on.
+    pub history: Vec<Epoch>,
+}
+
+/// What the one who waits is told.
+#[derive(Clone, Copy, Debug)]
+pub enum Told<'a> {
+    /// A fold is done: how many are, and of how many.
+    Fold(usize, usize),
+    /// An epoch of one of the fits has ended: its number, from 1, and how it went.
+    Epoch(usize, &'a Epoch),
 }
 
 /// A head trained on everything.
@@ -33,7 +47,7 @@ pub struct Head {
 
 /// Trains `folds × seeds × views` networks and scores every row by those that did not train on its
 /// fold. With `recipe.patience`, the next fold steers early stopping and is not trained on either.
-/// `progress` hears of finished folds: done and in all.
+/// `progress` hears of finished folds and epochs.
 ///
 /// # Errors
 /// When a fold leaves nothing to train on, see [`FitError`].
@@ -44,11 +58,11 @@ pub fn cross_validate(
     folds: usize,
     recipe: &Recipe,
     seeds: &[u64],
-    progress: &(dyn Fn(usize, usize) + Sync),
+    progress: &(dyn Fn(Told<'_>) + Sync),
 ) -> Result<OutOfFold, FitError> {
-    let done = std::sync::atomic::AtomicUsize::new(0);
-    /// Rows that were tested, their logits and the epochs of the fits, both by seed.
-    type Tested = (Vec<usize>, Vec<Array2<f32>>, Vec<usize>);
+    let done = AtomicUsize::new(0);
+    /// Rows that were tested, their logits by seed, and of the fits the best epoch and the history.
+    type Tested = (Vec<usize>, Vec<Array2<f32>>, Vec<usize>, Vec<Vec<Epoch>>);
     let scored: Vec<Tested> = (0..folds)
         .into_par_iter()
         .with_max_len(1)
@@ -67,21 +81,25 @@ pub fn cross_validate(
                     _ => train.push(row),
                 }
             }
-            let fits = Fits::new(table, &train, &validation, recipe)?;
+            let watched: Vec<usize> =
+                test.iter().copied().filter(|&row| plain_example(table, row)).collect();
+            let fits = Fits::new(table, &train, &validation, &watched, recipe)?;
+            let tell = |number: usize, epoch: &Epoch| progress(Told::Epoch(number, epoch));
             let inputs = fits.compression.apply(table.features.view(), &test);
-            let (mut logits, mut epochs) = (Vec::new(), Vec::new());
+            let (mut logits, mut epochs, mut history) = (Vec::new(), Vec::new(), Vec::new());
             for &seed in seeds {
                 let mut mean = Array2::<f32>::zeros((test.len(), details.class.len()));
-                let views = fits.run(labels, details, recipe, seed)?;
+                let views = fits.run(labels, details, recipe, seed, Some(&tell))?;
                 for (view, fitted) in &views {
                     let input = inputs.select(Axis(1), &fits.compression.columns(view));
                     mean += &fitted.net.logits(input.view());
                     epochs.push(fitted.best_epoch);
+                    history.push(fitted.history.clone());
                 }
                 logits.push(mean / views.len() as f32);
             }
-            progress(done.fetch_add(1, std::sync::atomic::Ordering::Relaxed) + 1, folds);
-            Ok((test, logits, epochs))
+            progress(Told::Fold(done.fetch_add(1, Ordering::Relaxed) + 1, folds));
+            Ok((test, logits, epochs, history))
         })
         .collect::<Result<_, FitError>>()?;
 
@@ -89,16 +107,41 @@ pub fn cross_validate(
         parts: vec![Array2::zeros((table.rows.len(), details.class.len())); seeds.len()],
         details: details.clone(),
         epochs: Vec::new(),
+        history: Vec::new(),
     };
-    for (rows, logits, epochs) in scored {
+    let mut histories = Vec::new();
+    for (rows, logits, epochs, history) in scored {
         for (all, logits) in all.parts.iter_mut().zip(&logits) {
             for (&row, logits) in rows.iter().zip(logits.outer_iter()) {
                 all.row_mut(row).assign(&logits);
             }
         }
         all.epochs.extend(epochs);
+        histories.extend(history);
     }
+    all.history = mean_history(&histories);
     Ok(all)
+}
+
+/// The mean of what the fits that came so far tell of each epoch.
+fn mean_history(histories: &[Vec<Epoch>]) -> Vec<Epoch> {
+    let longest = histories.iter().map(Vec::len).max().unwrap_or(0);
+    (0..longest)
+        .map(|place| {
+            let epochs: Vec<&Epoch> = histories.iter().filter_map(|own| own.get(place)).collect();
+            let mean = |of: fn(&Epoch) -> Option<f64>| {
+                let told: Vec<f64> = epochs.iter().filter_map(|epoch| of(epoch)).collect();
+                (!told.is_empty()).then(|| told.iter().sum::<f64>() / told.len() as f64)
+            };
+            Epoch {
+                loss: mean(|epoch| Some(epoch.loss)).unwrap_or_default(),
+                validation: mean(|epoch| epoch.validation),
+                accuracy: mean(|epoch| epoch.accuracy),
+                val_loss: mean(|epoch| epoch.val_loss),
+                val_accuracy: mean(|epoch| epoch.val_accuracy),
+            }
+        })
+        .collect()
 }
 
 /// Trains one head per seed on the whole table.
@@ -113,12 +156,12 @@ pub fn fit_all(
     seeds: &[u64],
 ) -> Result<Head, FitError> {
     let rows: Vec<usize> = (0..table.rows.len()).collect();
-    let fits = Fits::new(table, &rows, &[], recipe)?;
+    let fits = Fits::new(table, &rows, &[], &[], recipe)?;
     let nets = seeds
         .iter()
         .map(|&seed| {
             let views: Vec<Net> = fits
-                .run(labels, details, recipe, seed)?
+                .run(labels, details, recipe, seed, None)?
                 .iter()
                 .map(|(view, fitted)| fits.compression.expand(&fitted.net, view))
                 .collect();
@@ -129,14 +172,19 @@ pub fn fit_all(
     Ok(Head { nets, compression: fits.compression })
 }
 
+/// Told the number of an epoch, from 1, and how it went.
+type Tell<'a> = dyn Fn(usize, &Epoch) + Sync + 'a;
+
 /// The examples of one set of rows, as networks see them.
 struct Fits {
     compression: Compression,
     inputs: Array2<f32>,
     class: Vec<usize>,
     weight: Vec<f32>,
-    /// How many of the rows are trained on; the others steer.
+    /// How many of the rows are trained on…
     trained: usize,
+    /// … and how many after them steer; the others are only told of.
+    steering: usize,
 }
 
 impl Fits {
@@ -144,6 +192,7 @@ impl Fits {
         table: &Table,
         train: &[usize],
         validation: &[usize],
+        watched: &[usize],
         recipe: &Recipe,
     ) -> Result<Self, FitError> {
         let mut rows: Vec<usize> =
@@ -160,34 +209,39 @@ impl Fits {
         let compression = Compression::fit(features, &rows, &table.streams, recipe.components);
         let trained = rows.len();
         rows.extend_from_slice(validation);
+        rows.extend_from_slice(watched);
         Ok(Self {
             inputs: compression.apply(features, &rows),
             class: rows.iter().map(|&row| table.class[row]).collect(),
             weight: rows.iter().map(|&row| table.weight[row]).collect(),
             compression,
             trained,
+            steering: validation.len(),
         })
     }
 
-    /// One network per view.
+    /// One network per view; `tell` hears of every epoch.
     fn run(
         &self,
         labels: &LabelMap,
         details: &Details,
         recipe: &Recipe,
         seed: u64,
+        tell: Option<&Tell<'_>>,
     ) -> Result<Vec<(Vec<String>, Fitted)>, FitError> {
         let everything = [Vec::new()];
         let views = if recipe.views.is_empty() { &everything[..] } else { &recipe.views[..] };
         let rows: Vec<usize> = (0..self.class.len()).collect();
-        let (train, validation) = rows.split_at(self.trained);
+        let (train, others) = rows.split_at(self.trained);
+        let (validation, held) = others.split_at(self.steering);
+        let watch = tell.map(|tell| Watch { held, tell });
         views
             .par_iter()
             .with_max_len(1)
             .map(|view| {
                 let inputs = self.inputs.select(Axis(1), &self.compression.columns(view));
-                let examples =
-                    Examples { features: inputs.view(), class: &self.class, weight: &self.weight };
+                let (class, weight) = (&self.class, &self.weight);
+                let examples = Examples { features: inputs.view(), class, weight, watch };
                 let fitted =
                     fit(recipe, details, labels.alerting(), examples, train, validation, seed)?;
                 Ok((view.clone(), fitted))
@@ -304,7 +358,7 @@ mod tests {
     fn area(table: &Table, recipe: &Recipe) -> f64 {
         let details = Details::none(&labels());
         let scored =
-            cross_validate(table, &labels(), &details, 3, recipe, &[1, 2], &|_, _| ()).unwrap();
+            cross_validate(table, &labels(), &details, 3, recipe, &[1, 2], &|_| ()).unwrap();
         let logits = scored.averaged();
         let scores: Vec<f32> = logits.outer_iter().map(|row| row[0] - row[1]).collect();
         let positive: Vec<bool> = table.class.iter().map(|class| *class == 0).collect();

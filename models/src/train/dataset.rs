@@ -88,6 +88,25 @@ pub enum DatasetError {
 /// # Errors
 /// See [`DatasetError`]; every variant names the manifest, and the line where there is one.
 pub fn read_manifest(manifest: &Path, audio: &Path) -> Result<Vec<Clip>, DatasetError> {
+    let clips = read_listed(manifest, audio)?;
+    let missing: Vec<&Clip> = clips.iter().filter(|clip| !clip.path.is_file()).collect();
+    if let Some(first) = missing.first() {
+        return Err(DatasetError::Missing {
+            manifest: manifest.to_owned(),
+            audio: audio.to_owned(),
+            missing: missing.len(),
+            listed: clips.len(),
+            first: first.name.clone(),
+        });
+    }
+    Ok(clips)
+}
+
+/// Reads a manifest whose files may lie elsewhere, as in an archive.
+///
+/// # Errors
+/// See [`DatasetError`]; every variant names the manifest, and the line where there is one.
+pub fn read_listed(manifest: &Path, audio: &Path) -> Result<Vec<Clip>, DatasetError> {
     let csv_error = |source| DatasetError::Csv { path: manifest.to_owned(), source };
     let mut reader = csv::Reader::from_path(manifest).map_err(csv_error)?;
     let header = reader.headers().map_err(csv_error)?.clone();
@@ -131,16 +150,6 @@ pub fn read_manifest(manifest: &Path, audio: &Path) -> Result<Vec<Clip>, Dataset
     }
     if clips.is_empty() {
         return Err(DatasetError::NoClip(manifest.to_owned()));
-    }
-    let missing: Vec<&Clip> = clips.iter().filter(|clip| !clip.path.is_file()).collect();
-    if let Some(first) = missing.first() {
-        return Err(DatasetError::Missing {
-            manifest: manifest.to_owned(),
-            audio: audio.to_owned(),
-            missing: missing.len(),
-            listed: clips.len(),
-            first: first.name.clone(),
-        });
     }
     Ok(clips)
 }

@@ -129,6 +129,17 @@ pub struct Examples<'a> {
     pub class: &'a [usize],
     /// Weight of each window; 0 is never drawn.
     pub weight: &'a [f32],
+    /// Who hears of every epoch.
+    pub watch: Option<Watch<'a>>,
+}
+
+/// Hears of every epoch, and changes nothing of what is trained.
+#[derive(Clone, Copy)]
+pub struct Watch<'a> {
+    /// Rows that the network does not train on; loss and accuracy on them are told.
+    pub held: &'a [usize],
+    /// Told the number of the epoch, from 1, and how it went.
+    pub tell: &'a (dyn Fn(usize, &Epoch) + Sync),
 }
 
 /// A trained network.
@@ -143,13 +154,25 @@ pub struct Fitted {
 }
 
 /// How one epoch went.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Epoch {
     /// Mean weighted training loss.
     pub loss: f64,
     /// Average precision of the alerting class on the validation rows, where there are any.
     pub validation: Option<f64>,
+    /// Share of training examples called right, of up to [`CALLED`] of them, where somebody watches.
+    #[serde(default)]
+    pub accuracy: Option<f64>,
+    /// Mean loss on the watcher's rows.
+    #[serde(default)]
+    pub val_loss: Option<f64>,
+    /// Share of the watcher's rows called right.
+    #[serde(default)]
+    pub val_accuracy: Option<f64>,
 }
+
+/// Training examples that the accuracy of an epoch is told of.
+pub const CALLED: usize = 2_048;
 
 /// Why nothing was trained. The caller reports it: the data has to change, a retry will not help.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -197,6 +220,8 @@ pub fn fit(
     let mut rows: Vec<usize> =
         rows.iter().copied().filter(|&row| examples.weight[row] != 0.0).collect();
     check(details, examples, &rows)?;
+    // Before they are shuffled: which are told of does not depend on the epoch.
+    let called = if examples.watch.is_some() { rows.clone() } else { Vec::new() };
     let parts = details.class.len();
     let mask = details.mask(alerting);
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
@@ -230,7 +255,16 @@ pub fn fit(
             step += 1;
         }
         let ranking = ranking(&fitted, &mask, examples, validation);
-        let finished = Epoch { loss: loss / rows.len() as f64, validation: ranking };
+        let mut finished =
+            Epoch { loss: loss / rows.len() as f64, validation: ranking, ..Epoch::default() };
+        if let Some(watch) = examples.watch {
+            let stride = called.len().div_ceil(CALLED).max(1);
+            let some: Vec<usize> = called.iter().copied().step_by(stride).collect();
+            finished.accuracy = called_right(&fitted, details, examples, &some).map(|(_, a)| a);
+            let held = called_right(&fitted, details, examples, watch.held);
+            (finished.val_loss, finished.val_accuracy) = held.unzip();
+            (watch.tell)(epoch, &finished);
+        }
         fitted.history.push(finished);
         let (Some(ranking), Some(patience)) = (ranking, recipe.patience) else {
             fitted.best_epoch = epoch;
@@ -301,6 +335,27 @@ fn dropout(rows: usize, recipe: &Recipe, rng: &mut ChaCha8Rng) -> Array2<f32> {
     })
 }
 
+/// Mean loss and share called right of some rows; `None` where there are none.
+fn called_right(
+    fitted: &Fitted,
+    details: &Details,
+    examples: Examples<'_>,
+    rows: &[usize],
+) -> Option<(f64, f64)> {
+    let mut scores = fitted.logits(examples.features, rows);
+    softmax(&mut scores);
+    let (mut loss, mut right) = (0.0, 0);
+    for (scores, &row) in scores.outer_iter().zip(rows) {
+        let part = examples.class[row];
+        loss -= f64::from(scores[part].max(1e-12)).ln();
+        let best = scores.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1));
+        right +=
+            usize::from(best.is_some_and(|(best, _)| details.class[best] == details.class[part]));
+    }
+    let count = rows.len() as f64;
+    (!rows.is_empty()).then(|| (loss / count, right as f64 / count))
+}
+
 fn ranking(
     fitted: &Fitted,
     alerting: &[bool],
@@ -345,7 +400,8 @@ mod tests {
     fn train(recipe: &Recipe, seed: u64) -> (Fitted, f64) {
         let (features, class) = ring(600);
         let weight = vec![1.0; 600];
-        let examples = Examples { features: features.view(), class: &class, weight: &weight };
+        let examples =
+            Examples { features: features.view(), class: &class, weight: &weight, watch: None };
         let rows: Vec<usize> = (0..400).collect();
         let held: Vec<usize> = (400..600).collect();
         let fitted = fit(recipe, &parts(2), 0, examples, &rows, &held, seed).unwrap();
@@ -386,13 +442,37 @@ mod tests {
     }
 
     #[test]
+    fn watching_changes_nothing_and_tells_of_every_epoch() {
+        let (features, class) = ring(600);
+        let weight = vec![1.0; 600];
+        let (rows, held): (Vec<usize>, Vec<usize>) = ((0..400).collect(), (400..600).collect());
+        let told = std::sync::Mutex::new(Vec::new());
+        let tell = |number: usize, epoch: &Epoch| told.lock().unwrap().push((number, *epoch));
+        let watch = Some(Watch { held: &held, tell: &tell });
+        let run = |watch| {
+            let examples =
+                Examples { features: features.view(), class: &class, weight: &weight, watch };
+            fit(&recipe(), &parts(2), 0, examples, &rows, &[], 5).unwrap()
+        };
+        let watched = run(watch);
+        assert_eq!(watched.net, run(None).net);
+        let told = told.into_inner().unwrap();
+        assert_eq!(told.len(), 40);
+        assert_eq!(told.iter().map(|(_, epoch)| *epoch).collect::<Vec<_>>(), watched.history);
+        let (first, last) = (told[0].1, told[39].1);
+        assert!(last.val_loss.unwrap() < first.val_loss.unwrap());
+        assert!(last.val_accuracy.unwrap() > 0.95 && last.accuracy.unwrap() > 0.95, "{last:?}");
+    }
+
+    #[test]
     fn weights_of_zero_are_not_learnt_from() {
         let (features, class) = ring(200);
         let wrong: Vec<usize> = class.iter().map(|class| 1 - class).collect();
         let both = ndarray::concatenate![Axis(0), features, features];
         let labels = [class.clone(), wrong].concat();
         let weight = [vec![1.0; 200], vec![0.0; 200]].concat();
-        let examples = Examples { features: both.view(), class: &labels, weight: &weight };
+        let examples =
+            Examples { features: both.view(), class: &labels, weight: &weight, watch: None };
         let rows: Vec<usize> = (0..400).collect();
         let fitted = fit(&recipe(), &parts(2), 0, examples, &rows, &[], 1).unwrap();
         let right = fitted
@@ -413,7 +493,8 @@ mod tests {
             rng.random_range(-1.0..1.0) + if row % 2 == 0 { 0.3 } else { -0.3 }
         });
         let weight = vec![1.0; 400];
-        let examples = Examples { features: features.view(), class: &class, weight: &weight };
+        let examples =
+            Examples { features: features.view(), class: &class, weight: &weight, watch: None };
         let rows: Vec<usize> = (0..400).collect();
         let mean_alert = |hard_negative| {
             let recipe = Recipe { hard_negative, ..recipe() };
@@ -431,7 +512,8 @@ mod tests {
         let rows: Vec<usize> = (0..10).collect();
         let fault = |features: &Array2<f32>, class: &[usize], weight: f32, classes: usize| {
             let weight = vec![weight; 10];
-            let examples = Examples { features: features.view(), class, weight: &weight };
+            let examples =
+                Examples { features: features.view(), class, weight: &weight, watch: None };
             fit(&recipe(), &parts(classes), 0, examples, &rows, &[], 1).unwrap_err()
         };
         assert_eq!(fault(&features, &class, 0.0, 2), FitError::Nothing);

@@ -56,6 +56,99 @@ export interface SoundEvent {
   state: string;
   location: Location | null;
   clip: Clip | null;
+  /** What a person said of it. */
+  verdict?: Verdict | null;
+}
+
+export type VerdictWord = 'confirmed' | 'rejected' | 'relabelled';
+
+/** What a person said of an event. */
+export interface Verdict {
+  verdict: VerdictWord;
+  cause: string | null;
+  class: string | null;
+  note: string | null;
+  by: string;
+  at: string;
+}
+
+/** An event that should be judged, with why. */
+export interface ReviewItem {
+  event: SoundEvent;
+  /** 0 sure, 1 a toss. */
+  uncertainty: number;
+  novelty: number;
+}
+
+/** How far a training is. */
+export interface Training {
+  stage: 'gather' | 'features' | 'folds' | 'head' | 'gate';
+  done: number;
+  all: number;
+  epoch?: number;
+  loss?: number;
+  val_loss?: number;
+  left_s?: number;
+}
+
+/** What the gate measured of one model. */
+export interface GateLine {
+  version: string;
+  hits: number;
+  recall: number;
+  false_alarms: number;
+  recent_false_alarms: number;
+}
+
+/** What the gate decided. */
+export interface Gate {
+  passed: boolean;
+  sentence: string;
+  positives: number;
+  positive_recordings: number;
+  negatives: number;
+  recent: number;
+  incumbent: GateLine;
+  candidate: GateLine;
+  interval: [number, number] | null;
+  flips: number;
+}
+
+export interface Job {
+  id: string;
+  state: 'queued' | 'running' | 'succeeded' | 'failed';
+  created_at: string;
+  finished_at: string | null;
+  progress: string | null;
+  training: Training | null;
+  result: { samples?: number; trigger_reason?: string; version?: string; gate?: Gate | null } | null;
+  error: string | null;
+}
+
+export interface ModelVersion {
+  id: string;
+  name: string;
+  version: string;
+  tag: string;
+  serving: boolean;
+  origin: 'builtin' | 'configured' | 'trained' | 'imported';
+  created_at: string;
+  created_by: string;
+  gate: Gate | null;
+}
+
+/** A change of the version that serves. */
+export interface ModelChange {
+  version_id: string;
+  before_id: string | null;
+  cause: string;
+  reason: string;
+  by: string;
+  at: string;
+}
+
+export interface ModelList extends Page<ModelVersion> {
+  changes: ModelChange[];
 }
 
 export type SourceState = 'starting' | 'healthy' | 'recovering' | 'failed' | 'ended';
@@ -143,6 +236,21 @@ export async function getJson<T>(path: string, query: Query = {}): Promise<T> {
   }
 }
 
+/** Sends JSON, or nothing, and reads the JSON that comes back. Throws only {@link ApiError}. */
+export async function sendJson<T>(method: 'POST' | 'PUT' | 'DELETE', path: string, body?: unknown, timeoutMs = TIMEOUT_MS): Promise<T> {
+  const init: RequestInit = { method };
+  if (body !== undefined) {
+    init.headers = { 'Content-Type': 'application/json' };
+    init.body = JSON.stringify(body);
+  }
+  const response = await request(path, timeoutMs, init);
+  try {
+    return (await response.json()) as T;
+  } catch {
+    throw new ApiError(response.status, 'The server sent an answer that is not JSON.');
+  }
+}
+
 /** GETs the bytes of a clip. Throws only {@link ApiError}. */
 export async function getBytes(url: string): Promise<ArrayBuffer> {
   const response = await request(url, 60_000);
@@ -153,10 +261,10 @@ export async function getBytes(url: string): Promise<ArrayBuffer> {
   }
 }
 
-async function request(url: string, timeoutMs = TIMEOUT_MS): Promise<Response> {
+async function request(url: string, timeoutMs = TIMEOUT_MS, init: RequestInit = {}): Promise<Response> {
   let response: Response;
   try {
-    response = await fetch(url, { signal: AbortSignal.timeout(timeoutMs) });
+    response = await fetch(url, { ...init, signal: AbortSignal.timeout(timeoutMs) });
   } catch (cause) {
     const late = cause instanceof DOMException && cause.name === 'TimeoutError';
     throw new ApiError(0, late ? 'The server does not answer.' : 'The server cannot be reached.');

@@ -37,7 +37,7 @@ export function onClick(event: MouseEvent): void {
 }
 
 function move(step: number): void {
-  if (route.view === 'stations') return;
+  if (route.view !== 'alerts' && route.view !== 'detections') return;
   const { items } = route.view === 'alerts' ? room.alerts : room.detections;
   const shown = route.id ?? (route.view === 'alerts' ? items[0]?.id : undefined);
   const index = items.findIndex((event) => event.id === shown);

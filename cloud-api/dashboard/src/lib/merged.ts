@@ -15,6 +15,13 @@ export function merged(old: SoundEvent, next: SoundEvent): SoundEvent {
     noise_floor_dbfs: next.noise_floor_dbfs ?? old.noise_floor_dbfs,
     scores: next.scores ?? old.scores,
     location: next.location ?? old.location,
+    ...verdict(old, next),
     clip: rank(next.clip) >= rank(old.clip) ? next.clip : old.clip,
   };
+}
+
+/** Taking a verdict back leaves none; only a telling of before a newer word is known to be old. */
+function verdict(old: SoundEvent, next: SoundEvent): Pick<SoundEvent, 'verdict'> {
+  if (next.verdict && old.verdict && next.verdict.at < old.verdict.at) return { verdict: old.verdict };
+  return next.verdict === undefined ? {} : { verdict: next.verdict };
 }

@@ -1,6 +1,6 @@
 // The control room's state: lists, stations and the live feed, wired together.
 
-import { getJson, type Device, type SoundEvent, type SystemInfo } from './api';
+import { getJson, type Device, type Job, type SoundEvent, type SystemInfo } from './api';
 import { EventList } from './event-list.svelte';
 import { LiveFeed } from './live.svelte';
 import { soundNotice } from './notice';
@@ -21,6 +21,11 @@ class Room {
   fresh = $state.raw<ReadonlySet<string>>(new Set());
   /** The latest arrival, for screen readers and for the notice of a late one. */
   latest = $state.raw<SoundEvent | null>(null);
+
+  /** What the newest training does, as the stream tells it. */
+  training = $state.raw<Job | null>(null);
+  /** Counts changes of the model that serves. */
+  modelChanges = $state(0);
 
   readonly live = new LiveFeed('/api/v1/live', {
     connected: () => this.#catchUp(),
@@ -49,6 +54,12 @@ class Room {
     return this.alerts.find(id) ?? this.detections.find(id);
   }
 
+  /** Takes an event as the server told it in an answer. */
+  accept(event: SoundEvent): void {
+    this.alerts.accept(event);
+    this.detections.accept(event);
+  }
+
   #catchUp(): void {
     void this.alerts.refresh().then((missed) => this.#announce(missed));
     if (this.detections.status !== 'loading') void this.detections.refresh();
@@ -64,6 +75,15 @@ class Room {
   #take(type: string, data: unknown): void {
     if (type === 'device') {
       stations.accept(data as Device);
+      return;
+    }
+    if (type === 'training') {
+      this.training = data as Job;
+      return;
+    }
+    if (type === 'model') {
+      this.modelChanges += 1;
+      void this.#readSystem();
       return;
     }
     if (type !== 'alert' && type !== 'detection' && type !== 'clip') return;
