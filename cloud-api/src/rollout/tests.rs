@@ -357,7 +357,7 @@ fn a_way_back_needs_a_signed_release_or_a_person() {
 /// RELIABILITY P13: waves of 5, 25 and 100 per cent; the model is bad for a quarter of the stations.
 #[test]
 fn a_model_that_is_bad_for_a_quarter_stops_at_the_first_wave() {
-    let (mut stopped, mut late) = (0, 0);
+    let (mut stopped, mut third) = (0, 0);
     for seed in 0..400 {
         let mut rng = SmallRng::seed_from_u64(seed);
         let mut order: Vec<usize> = (0..100).collect();
@@ -371,11 +371,12 @@ fn a_model_that_is_bad_for_a_quarter_stops_at_the_first_wave() {
         if first {
             assert!(world.touched.len() <= 5, "seed {seed}: {}", world.touched.len());
         }
+        third += usize::from(world.touched.len() > 25);
         stopped += usize::from(first);
-        late += usize::from(world.touched.len() > 25);
     }
-    // Of the first 25, none is bad in 3 draws of 10,000.
-    assert!(late <= 2, "{late} of 400 reached the third wave");
+    // One failure in twenty is borne, so that a second wave with one bad station or none lets the third
+    // begin: after a first wave without any, in about 3 of 1,000 draws.
+    assert!(third <= 4, "{third} of 400 reached the third wave");
     // Of five stations, none is bad in 23 of 100 draws: 75·74·73·72·71 / 100·99·98·97·96 = 0.229.
     assert!((280..=340).contains(&stopped), "{stopped} of 400 stopped at the first wave");
 }

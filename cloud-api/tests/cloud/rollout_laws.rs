@@ -348,6 +348,8 @@ async fn drive(
 
 /// Kill -9 at every message, before and after the broker has it: the rollout ends as without.
 async fn whatever_dies_when_the_rollout_ends_the_same(database: &Database) {
+    // The order of steps is the same on both; PostgreSQL, where a drive takes seconds, sees some of them.
+    let stride = if database.url.starts_with("postgres") { 8 } else { 1 };
     let mut n = 0;
     for scenario in [Scenario::AllCommit, Scenario::OneFails, Scenario::RolledBack] {
         n += 1;
@@ -366,7 +368,7 @@ async fn whatever_dies_when_the_rollout_ends_the_same(database: &Database) {
                 assert!(whole.steps.iter().all(|step| step.ends_with(" reverted")), "{whole:?}");
             }
         }
-        for at in 0..calls {
+        for at in (0..calls).step_by(stride) {
             for taken in [false, true] {
                 n += 1;
                 let (end, _) = drive(database, n, scenario, Some((at, taken))).await;
