@@ -59,7 +59,7 @@ function stations(now) {
 /** A server that tests can drive. `seed` events exist from the start, `sick` makes stations ail. */
 export async function startFakeServer({ port = 0, alerts = 9, others = 26, sick = true, csp = CSP } = {}) {
   const now = Date.now();
-  const state = { models: fakeModels(now), jobs: [], events: new Map(), devices: new Map(), clips: new Map(), streams: new Set(), log: [], lastId: 0, broken: false };
+  const state = { models: fakeModels(now), jobs: [], releases: fakeReleases(now), rollouts: [], events: new Map(), devices: new Map(), clips: new Map(), streams: new Set(), log: [], lastId: 0, broken: false };
   for (const device of stations(now)) state.devices.set(device.id, device);
   if (sick) ail(state, now);
 
@@ -232,6 +232,8 @@ async function answer(request, response, state, csp) {
     const items = waiting.slice(0, Number(query.limit ?? 50)).map((event) => ({ event, uncertainty: 1 - event.score, novelty: 1 }));
     return json(response, { items, waiting: waiting.length });
   }
+  if (kind === 'releases') return json(response, { items: state.releases, next: null });
+  if (kind === 'rollouts') return json(response, { items: state.rollouts, next: null });
   if (kind === 'jobs') return json(response, { items: state.jobs, next: null });
   if (kind === 'models') return json(response, state.models);
   if (kind === 'devices') refreshReports(state);
@@ -294,7 +296,24 @@ async function change(request, response, state, path) {
     state.models = { ...state.models, items: state.models.items.map((version) => ({ ...version, serving: version.id === target })), changes: [changed, ...state.models.changes] };
     return json(response, changed);
   }
+  if (kind === 'rollouts') {
+    if (!id) state.rollouts.unshift(fakeRollout(state.releases.find((release) => release.id === body.release_id), body.revert_release_id));
+    const rollout = state.rollouts.find((known) => !id || known.id === id);
+    const states = { start: 'running', pause: 'paused', resume: 'running', halt: 'halted', rollback: 'rolled_back' };
+    if (what) Object.assign(rollout, { state: states[what], cohort: Math.max(1, rollout.cohort), reason: what === 'halt' || what === 'rollback' ? 'user:anna decided so' : null, updated_at: new Date().toISOString() });
+    return json(response, rollout);
+  }
   return problem(response, 404, 'Not found', `No such path: ${path}`);
+}
+
+function fakeReleases(now) {
+  const release = (counter, version, over) => ({ id: uuid(`release-${counter}-${version}`), name: 'gunshot', version, counter, expires_at: new Date(now + 9e9).toISOString(), site: null, devices: [], replaces: null, bytes: 400_000, created_at: new Date(now - counter * 3_600_000).toISOString(), created_by: 'user:anna', ...over });
+  return [release(8, '0.0.2', { replaces: { name: 'gunshot', version: '0.0.3', counter: 9 } }), release(9, '0.0.3', {})];
+}
+
+function fakeRollout(release, revert) {
+  const cohort = (percent, devices) => ({ plan: { percent }, devices, steps: { waiting: devices }, reached_at: null });
+  return { id: uuid('rollout'), release, revert: revert ? { ...release, id: revert } : null, state: 'draft', reason: null, cohort: 0, cohorts: [cohort(10, 1), cohort(50, 3), cohort(100, 3)], created_at: new Date().toISOString(), created_by: 'user:anna', updated_at: new Date().toISOString() };
 }
 
 /** Stations that are up report every few seconds. */

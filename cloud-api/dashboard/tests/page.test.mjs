@@ -453,3 +453,29 @@ scenario('training and gate are told as they go, and a version can be chosen and
   await page.getByText('The version before serves again.').waitFor();
   assert.equal(await page.evaluate(() => document.documentElement.scrollWidth <= window.innerWidth), true, 'nothing hangs over the edge of a phone');
 });
+
+scenario('a rollout is planned, watched by cohort, stopped with its reason, and sent back', { hash: '#/releases', page: PHONE }, async (page, server) => {
+  await page.getByText('leads back from gunshot 0.0.3').waitFor();
+  await live(page);
+  await page.getByRole('button', { name: 'Plan a rollout' }).click();
+  const card = page.locator('[data-rollout]');
+  await card.getByText('Planned', { exact: true }).waitFor();
+  assert.equal(server.state.asked.at(-1).body.revert_release_id, server.state.releases[0].id, 'the signed way back goes with it');
+  await card.getByRole('button', { name: 'Start' }).click();
+  await card.getByRole('button', { name: 'Start: sure?' }).click();
+  await card.getByText('Running', { exact: true }).waitFor();
+  const told = { ...server.state.rollouts[0], cohort: 2, updated_at: new Date(Date.now() + 1_000).toISOString() };
+  told.cohorts = told.cohorts.map((cohort, n) => ({ ...cohort, steps: [{ committed: 1 }, { committed: 1, trial: 1, refused: 1 }, { waiting: 3 }][n] }));
+  server.publish('rollout', told);
+  await card.locator('li[aria-current=step]').getByText('1 under way').waitFor();
+  await card.getByText('1 failed').waitFor();
+  server.publish('rollout', { ...told, state: 'halted', reason: '1 of 3 stations of cohort 2 refused the release, and 0 may', updated_at: new Date(Date.now() + 2_000).toISOString() });
+  await card.getByText('Halted', { exact: true }).waitFor();
+  await card.getByText('1 of 3 stations of cohort 2 refused the release, and 0 may.').waitFor();
+  await card.getByRole('button', { name: 'Resume' }).waitFor();
+  await card.getByRole('button', { name: 'Roll back' }).click();
+  await card.getByRole('button', { name: 'Roll back: sure?' }).click();
+  for (let n = 0; n < 50 && !server.state.asked.at(-1).path.endsWith('/rollback'); n++) await new Promise((resolve) => setTimeout(resolve, 50));
+  assert.ok(server.state.asked.at(-1).path.endsWith('/rollback'));
+  assert.equal(await page.evaluate(() => document.documentElement.scrollWidth <= window.innerWidth), true, 'nothing hangs over the edge of a phone');
+});

@@ -4,6 +4,7 @@ import { getJson, type Device, type Job, type SoundEvent, type SystemInfo } from
 import { EventList } from './event-list.svelte';
 import { LiveFeed } from './live.svelte';
 import { soundNotice } from './notice';
+import type { Rollout } from './rollout';
 import { settings } from './settings.svelte';
 import { stations } from './stations.svelte';
 
@@ -24,6 +25,8 @@ class Room {
 
   /** What the newest training does, as the stream tells it. */
   training = $state.raw<Job | null>(null);
+  /** The rollout that changed last, as the stream told it. */
+  rollout = $state.raw<Rollout | null>(null);
   /** Counts changes of the model that serves. */
   modelChanges = $state(0);
 
@@ -79,6 +82,10 @@ class Room {
     }
     if (type === 'training') {
       this.training = data as Job;
+      return;
+    }
+    if (type === 'rollout') {
+      this.rollout = data as Rollout;
       return;
     }
     if (type === 'model') {

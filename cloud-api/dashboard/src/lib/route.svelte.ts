@@ -1,7 +1,7 @@
 // Where the user is, kept in the address: #/view/id?site=… so that every view can be linked to.
 
-export type View = 'alerts' | 'stations' | 'detections' | 'review' | 'learning';
-const VIEWS: View[] = ['alerts', 'stations', 'detections', 'review', 'learning'];
+export type View = 'alerts' | 'stations' | 'detections' | 'review' | 'learning' | 'releases';
+const VIEWS: View[] = ['alerts', 'stations', 'detections', 'review', 'learning', 'releases'];
 
 interface Place {
   view: View;
