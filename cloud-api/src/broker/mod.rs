@@ -109,7 +109,8 @@ fn config(v4: SocketAddr, v5: SocketAddr) -> Config {
         },
     };
     // The log of a subscription is what its reader may lag behind; each has its own. Few of them are
-    // as busy as the server's, and a station's receipts must not grow with time.
+    // as busy as the server's: a fleet that comes back, or takes a release, says a megabyte at once. A
+    // station's receipts must not grow with time.
     let busy = SegmentConfig { max_segment_size: 512 * 1024, max_segment_count: 8 };
     Config {
         id: 0,
@@ -118,7 +119,10 @@ fn config(v4: SocketAddr, v5: SocketAddr) -> Config {
             max_outgoing_packet_count: 200,
             max_segment_size: 64 * 1024,
             max_segment_count: 2,
-            custom_segment: Some(HashMap::from([(Topic::ALL_UP.to_owned(), busy)])),
+            custom_segment: Some(HashMap::from(
+                [Topic::ALL_UP, Topic::ALL_STATUS, Topic::ALL_UPDATES]
+                    .map(|filter| (filter.to_owned(), busy.clone())),
+            )),
             initialized_filters: None,
             shared_subscriptions_strategy: rumqttd::Strategy::default(),
         },
