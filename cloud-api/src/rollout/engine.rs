@@ -249,7 +249,9 @@ impl Rollouts {
         let busy: std::collections::HashMap<Uuid, Uuid> =
             self.store.busy_devices().await?.into_iter().collect();
         let taken = assigned.iter().find_map(|(target, _)| {
-            busy.get(&target.device).map(|rollout| (target.device, *rollout))
+            let rollout = busy.get(&target.device)?;
+            // Somebody else has just started this very one: the version tells when it is written.
+            (*rollout != scene.row.id).then_some((target.device, *rollout))
         });
         match taken {
             Some((device, rollout)) => Err(RolloutError::Plan(format!(
