@@ -8,28 +8,23 @@ use std::collections::HashSet;
 use std::io::{self, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use bytes::Bytes;
 use ecosight_shared::ClipFormat;
-use futures_util::{Stream, StreamExt, pin_mut};
+use futures_util::{Stream, pin_mut};
 use sha2::{Digest, Sha256};
 use tokio::fs::{self, File, OpenOptions};
 use tokio::io::{AsyncReadExt, AsyncSeekExt, AsyncWriteExt};
-use tokio::time::{Instant, timeout};
 use tracing::{info, warn};
 use uuid::Uuid;
 
 use crate::clock::Clock;
+use crate::intake::Intake;
 use crate::store::{ClipRow, ClipStatus, EventRow, Store, StoreError, hex};
 
 /// A clip of ten seconds takes 200 kB; this leaves room for minutes, and no more.
 pub const MAX_CLIP_BYTES: u32 = 16 * 1024 * 1024;
-/// An upload without a byte for this long is cut. It goes on where it was.
-const STALL_LIMIT: Duration = Duration::from_secs(15);
-/// After this grace an upload must keep to [`MIN_RATE`], or its place is given to others.
-const GRACE: Duration = Duration::from_secs(15);
-/// Bytes per second.
+/// Bytes per second: an upload that is slower is cut, and goes on where it was.
 const MIN_RATE: u64 = 500;
 const HASH_CHUNK_BYTES: usize = 64 * 1024;
 
@@ -311,24 +306,18 @@ async fn copy<E: std::fmt::Display>(
     bytes: impl Stream<Item = Result<Bytes, E>>,
 ) -> Result<(), ClipError> {
     pin_mut!(bytes);
-    let started = Instant::now();
-    let mut taken = 0_u64;
-    while taken < len {
-        let chunk = match timeout(STALL_LIMIT, bytes.next()).await {
-            Ok(Some(Ok(chunk))) => chunk,
-            Ok(Some(Err(error))) => return Err(ClipError::BrokenOff(error.to_string())),
-            Ok(None) => return Err(ClipError::BrokenOff(format!("{taken} of {len} bytes came"))),
-            Err(_) => return Err(ClipError::BrokenOff("no byte came for too long".into())),
-        };
-        if chunk.len() as u64 > len - taken {
+    let mut intake = Intake::begin(MIN_RATE);
+    while intake.taken() < len {
+        let chunk = intake.next(&mut bytes).await.map_err(ClipError::BrokenOff)?;
+        let left = len - intake.taken();
+        let chunk = chunk.ok_or_else(|| {
+            ClipError::BrokenOff(format!("{} of {len} bytes came", intake.taken()))
+        })?;
+        if chunk.len() as u64 > left {
             return Err(ClipError::TooMany);
         }
         file.write_all(&chunk).await?;
-        taken += chunk.len() as u64;
-        let elapsed = started.elapsed();
-        if elapsed > GRACE && taken < elapsed.as_secs() * MIN_RATE {
-            return Err(ClipError::BrokenOff(format!("slower than {MIN_RATE} bytes a second")));
-        }
+        intake.count(chunk.len()).map_err(ClipError::BrokenOff)?;
     }
     Ok(())
 }

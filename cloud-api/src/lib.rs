@@ -23,6 +23,7 @@ pub mod export;
 pub mod http;
 pub mod inference;
 pub mod ingest;
+mod intake;
 pub mod learn;
 pub mod lifecycle;
 pub mod link;

@@ -9,7 +9,6 @@ use std::fs::File;
 use std::io::{self, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use ecosight_models::durable::Draft;
@@ -19,16 +18,16 @@ use ecosight_shared::release::{
     MAX_MANIFEST_LEN, MAX_TOTAL_BYTES, Manifest, PublicKey, Refusal, ReleaseFile, SignedManifest,
     Verified, inspect,
 };
-use futures_util::{Stream, StreamExt, pin_mut};
+use futures_util::{Stream, pin_mut};
 use sha2::{Digest, Sha256};
 use tokio::io::AsyncWriteExt;
 use tokio::sync::Semaphore;
-use tokio::time::{Instant, timeout};
 use tracing::info;
 use uuid::Uuid;
 
 use crate::chance::Chance;
 use crate::clock::Clock;
+use crate::intake::Intake;
 use crate::rollout::engine::wish;
 use crate::store::{Kept, ReleaseFileRow, ReleaseRow, Store, StoreError, hex};
 
@@ -37,11 +36,7 @@ pub const MAX_ARCHIVE_BYTES: u64 = MAX_TOTAL_BYTES + MAX_MANIFEST_LEN as u64 + 1
 /// Stations get the signed manifest in one message, with their settings beside it; the embedded broker
 /// takes 64 KiB.
 const MAX_WISH_BYTES: usize = 40 * 1_024;
-/// An upload without a byte for this long is cut.
-const STALL_LIMIT: Duration = Duration::from_secs(15);
-/// After this grace an upload must keep to [`MIN_RATE`].
-const GRACE: Duration = Duration::from_secs(15);
-/// Bytes per second.
+/// Bytes per second: an upload that is slower is cut.
 const MIN_RATE: u64 = 4 * 1_024;
 const COPY_BYTES: usize = 64 * 1_024;
 
@@ -242,24 +237,13 @@ async fn write<E: std::fmt::Display>(
 ) -> Result<(), ReleaseError> {
     let mut file = tokio::fs::OpenOptions::new().create_new(true).write(true).open(path).await?;
     pin_mut!(bytes);
-    let (started, mut taken) = (Instant::now(), 0_u64);
-    loop {
-        let chunk = match timeout(STALL_LIMIT, bytes.next()).await {
-            Ok(Some(Ok(chunk))) => chunk,
-            Ok(Some(Err(error))) => return Err(ReleaseError::BrokenOff(error.to_string())),
-            Ok(None) => break,
-            Err(_) => return Err(ReleaseError::BrokenOff("no byte came for too long".into())),
-        };
-        taken += chunk.len() as u64;
-        if taken > MAX_ARCHIVE_BYTES {
+    let mut intake = Intake::begin(MIN_RATE);
+    while let Some(chunk) = intake.next(&mut bytes).await.map_err(ReleaseError::BrokenOff)? {
+        if intake.taken() + chunk.len() as u64 > MAX_ARCHIVE_BYTES {
             return Err(ReleaseError::TooLong);
         }
         file.write_all(&chunk).await?;
-        let elapsed = started.elapsed();
-        if elapsed > GRACE && taken < elapsed.as_secs() * MIN_RATE {
-            let slow = format!("slower than {MIN_RATE} bytes a second");
-            return Err(ReleaseError::BrokenOff(slow));
-        }
+        intake.count(chunk.len()).map_err(ReleaseError::BrokenOff)?;
     }
     file.flush().await?;
     Ok(())

@@ -22,13 +22,11 @@ use crate::config::ModelConfig;
 use crate::inference::{Inference, ModelParts};
 use crate::registry::Registry;
 use crate::store::{ActivationRow, NewActivation, Store, StoreError, VersionRow, before};
-use crate::training::{Judge, JudgeError};
+use crate::training::{GOLDEN_TOLERANCE, Judge, JudgeError};
 
 /// Windows of many files come in bulk. AudioSet's own classes cost twice the time.
 const MODEL_OPTIONS: ClassifierOptions = ClassifierOptions { audioset: false, batching: true };
 const FULL_OPTIONS: ClassifierOptions = ClassifierOptions { audioset: true, batching: true };
-/// Scores may differ by this much between published copies of YAMNet.
-const GOLDEN_TOLERANCE: f32 = 0.1;
 /// How often a replica looks whether another version serves.
 const LOOK: Duration = Duration::from_secs(1);
 /// A version that could not be loaded is tried again after this long.

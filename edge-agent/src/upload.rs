@@ -10,6 +10,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use ecosight_models::bundle::hex;
 use ecosight_models::durable;
 use ecosight_shared::{DeviceId, EventId};
 use reqwest::header::{AUTHORIZATION, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, HeaderValue};
@@ -470,12 +471,4 @@ pub(crate) async fn refusal(status: StatusCode, answer: reqwest::Response) -> St
     }
     let detail = answer.json::<Problem>().await.ok().and_then(|problem| problem.detail);
     format!("{status}: {}", detail.unwrap_or_default())
-}
-
-fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write;
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }

@@ -90,6 +90,17 @@ impl Heard {
         Ok(heard)
     }
 
+    /// Events, in the order of their ends.
+    #[must_use]
+    pub fn events(&self) -> &[Event] {
+        &self.events
+    }
+
+    /// Scores of every window, one per class, if windows were kept.
+    pub fn scores(&self) -> impl Iterator<Item = &[f32]> {
+        self.windows.iter().map(|(_, _, scores)| &scores[..])
+    }
+
     fn add(&mut self, window: &Window, scores: &Scores, keep: bool) {
         for (highest, score) in self.highest.iter_mut().zip(&scores.classes) {
             *highest = highest.max(*score);

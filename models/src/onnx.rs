@@ -79,10 +79,9 @@ impl GraphWriter {
     pub fn weights(&mut self, name: &str, shape: &[usize], data: &[f32]) {
         let rows = shape.first().copied().unwrap_or(1).max(1);
         let row_len = data.len() / rows;
-        let scales = eight_bit::scales(row_len, rows, |k, row| data[row * row_len + k]);
-        let Some(scales) = scales.filter(|_| data.len() >= LARGE) else {
-            return self.constant(name, shape, data);
-        };
+        let at = |k, row| data[row * row_len + k];
+        let scales = if data.len() < LARGE { None } else { eight_bit::scales(row_len, rows, at) };
+        let Some(scales) = scales else { return self.constant(name, shape, data) };
         let integers = data
             .chunks_exact(row_len)
             .zip(&scales)

@@ -48,6 +48,18 @@ impl<T> Page<T> {
     }
 }
 
+/// Which page of a list that has no filters.
+#[derive(Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub(super) struct PageQuery {
+    /// Most items of a page, 1 to 500.
+    #[param(value_type = Option<u16>, minimum = 1, maximum = 500, default = 50)]
+    pub(super) limit: Option<String>,
+    /// The `next` of the page before.
+    pub(super) cursor: Option<String>,
+}
+
 /// A list that is always whole.
 #[derive(Serialize, ToSchema)]
 pub(super) struct All<T> {

@@ -485,19 +485,8 @@ pub(super) async fn command(
     }
     let payload = small(&Value::from(payload))?;
     let device = known(&api, &caller, &text).await?;
-    let now_us = api.clock.now_us();
-    let mut row = CommandRow {
-        id: api.chance.id(&api.clock),
-        device_id: device.id,
-        name,
-        payload,
-        created_us: now_us,
-        created_by: caller.actor(),
-        expires_us: now_us + COMMAND_AGE_US,
-        sent_us: None,
-        answered_us: None,
-        answer: None,
-    };
+    let command = api.chance.id(&api.clock);
+    let mut row = command_row(command, device.id, name, payload, &caller, api.clock.now_us());
     api.store.note_command(row.clone()).await?;
     log(&api, caller.actor(), "device.command", &text, row.name.clone()).await?;
     let topic = Topic::Command(&device.site_id, DeviceId(device.id), &row.name).to_string();
@@ -511,6 +500,29 @@ pub(super) async fn command(
     row.sent_us = Some(api.clock.now_us());
     api.store.command_sent(row.id, api.clock.now_us()).await?;
     Ok((StatusCode::ACCEPTED, Json(row.into())))
+}
+
+/// A command that has not been sent yet.
+pub(super) fn command_row(
+    id: Uuid,
+    device_id: Uuid,
+    name: String,
+    payload: String,
+    caller: &Caller,
+    now_us: i64,
+) -> CommandRow {
+    CommandRow {
+        id,
+        device_id,
+        name,
+        payload,
+        created_us: now_us,
+        created_by: caller.actor(),
+        expires_us: now_us + COMMAND_AGE_US,
+        sent_us: None,
+        answered_us: None,
+        answer: None,
+    }
 }
 
 /// Publishes, and waits until the broker has it.

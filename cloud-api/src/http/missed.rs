@@ -12,25 +12,24 @@ use ecosight_shared::{DeviceId, Topic};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tracing::warn;
-use utoipa::{IntoParams, ToSchema};
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::accounts::{log, unprocessable};
-use super::events::{Page, cursor, id, limit, time};
-use super::fleet::{checked_site, deliver};
+use super::events::{Page, PageQuery, cursor, id, limit, time};
+use super::fleet::{checked_site, command_row, deliver};
 use super::verdicts::note;
 use super::{Api, Problem};
 use crate::access::Caller;
 use crate::clock::rfc3339;
 use crate::export::wav;
 use crate::samples::{NewSample, Origin, checked_name, group_of};
-use crate::store::{ClipStatus, CommandRow, DeviceRow, MissedShotRow, PullRow};
+use crate::store::{ClipStatus, DeviceRow, MissedShotRow, PullRow};
 
 /// Sound on either side of the time that was told: nobody looks at the clock at once.
 const AROUND_US: i64 = 30 * 1_000_000;
 /// A station keeps a day of sound; what is older is gone.
 const MAX_AGE_US: i64 = 7 * 24 * 3_600 * 1_000_000;
-const COMMAND_AGE_US: i64 = 24 * 3_600 * 1_000_000;
 /// Stations asked for one report.
 const MAX_STATIONS: usize = 100;
 /// Sound on either side of the shot that becomes a sample.
@@ -269,22 +268,11 @@ async fn in_range(
 /// Sends `cmd/pull`. A broker that is not there is no fault of the reporter's: the report stands, and
 /// the station is told to have been asked only when it was.
 async fn ask(api: &Api, caller: &Caller, pull: &PullRow) -> Result<(), Problem> {
-    let now_us = api.clock.now_us();
     let (from, to) = (rfc3339(pull.from_us), rfc3339(pull.until_us));
     let command = PullCommand { id: pull.id, from, to };
     let payload = json!({ "from": command.from, "to": command.to }).to_string();
-    let row = CommandRow {
-        id: pull.id,
-        device_id: pull.device_id,
-        name: "pull".into(),
-        payload,
-        created_us: now_us,
-        created_by: caller.actor(),
-        expires_us: now_us + COMMAND_AGE_US,
-        sent_us: None,
-        answered_us: None,
-        answer: None,
-    };
+    let now_us = api.clock.now_us();
+    let row = command_row(pull.id, pull.device_id, "pull".into(), payload, caller, now_us);
     api.store.note_command(row).await?;
     let topic = Topic::Command(&pull.site_id, DeviceId(pull.device_id), "pull").to_string();
     let message = serde_json::to_value(&command).map_err(|error| Problem::internal(&error))?;
@@ -295,30 +283,19 @@ async fn ask(api: &Api, caller: &Caller, pull: &PullRow) -> Result<(), Problem> 
     Ok(())
 }
 
-#[derive(Default, Deserialize, IntoParams)]
-#[into_params(parameter_in = Query)]
-#[serde(deny_unknown_fields)]
-pub(super) struct MissedShotQuery {
-    /// Most items of a page, 1 to 500.
-    #[param(value_type = Option<u16>, minimum = 1, maximum = 500, default = 50)]
-    limit: Option<String>,
-    /// The `next` of the page before.
-    cursor: Option<String>,
-}
-
 /// Reports of shots that no station told of, newest first
 #[utoipa::path(
     get,
     path = "/api/v1/missed-shots",
     operation_id = "missed_shots",
     tag = "learning",
-    params(MissedShotQuery),
+    params(PageQuery),
     responses((status = 200, body = Page<MissedShotDocument>))
 )]
 pub(super) async fn reports(
     State(api): State<Arc<Api>>,
     Extension(caller): Extension<Caller>,
-    query: Result<Query<MissedShotQuery>, QueryRejection>,
+    query: Result<Query<PageQuery>, QueryRejection>,
 ) -> Result<Json<Page<MissedShotDocument>>, Problem> {
     let Query(query) = query.map_err(|error| Problem::bad_request(error.body_text()))?;
     let limit = limit(query.limit.as_deref())?;

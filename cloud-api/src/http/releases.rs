@@ -9,15 +9,15 @@ use axum::extract::rejection::QueryRejection;
 use axum::extract::{Extension, Path, Query, Request, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use tokio::io::{AsyncReadExt, AsyncSeekExt};
 use tokio_util::io::ReaderStream;
 use tracing::error;
-use utoipa::{IntoParams, ToSchema};
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::accounts::log;
-use super::events::{Page, cursor, id, limit};
+use super::events::{Page, PageQuery, cursor, id, limit};
 use super::range::{Ranged, ranged};
 use super::{Api, Problem};
 use crate::access::Caller;
@@ -165,17 +165,6 @@ pub(super) async fn take(
     }
     let status = if is_new { StatusCode::CREATED } else { StatusCode::OK };
     Ok((status, Json(ReleaseDocument::from(row))).into_response())
-}
-
-#[derive(Default, Deserialize, IntoParams)]
-#[into_params(parameter_in = Query)]
-#[serde(deny_unknown_fields)]
-pub(super) struct PageQuery {
-    /// Most items, 1 to 500; 50 if left out.
-    #[param(value_type = Option<u16>, minimum = 1, maximum = 500)]
-    pub(super) limit: Option<String>,
-    /// `next` of the page before.
-    pub(super) cursor: Option<String>,
 }
 
 /// Releases that are here, newest first

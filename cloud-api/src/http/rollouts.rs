@@ -7,13 +7,12 @@ use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{Extension, Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::accounts::unprocessable;
-use super::events::{All, cursor, id, limit};
-use super::releases::PageQuery;
+use super::events::{All, Page, PageQuery, cursor, id, limit};
 use super::{Api, Problem};
 use crate::access::Caller;
 use crate::rollout::documents::{self, RolloutDeviceDocument, RolloutDocument};
@@ -22,14 +21,6 @@ use crate::store::{Deed, RolloutRow};
 
 /// Longest reason that a person may give.
 const MAX_REASON_LEN: usize = 500;
-
-/// Rollouts, and where the next page begins.
-#[derive(Serialize, ToSchema)]
-pub(super) struct RolloutPage {
-    items: Vec<RolloutDocument>,
-    /// Cursor of the next page; `null` if this is the last.
-    next: Option<String>,
-}
 
 /// What is to be rolled out, to whom, and under which rules.
 #[derive(Deserialize, ToSchema)]
@@ -89,26 +80,25 @@ fn whole_fleet(caller: &Caller) -> Result<(), Problem> {
     operation_id = "rollouts",
     tag = "releases",
     params(PageQuery),
-    responses((status = 200, body = RolloutPage))
+    responses((status = 200, body = Page<RolloutDocument>))
 )]
 pub(super) async fn rollouts(
     State(api): State<Arc<Api>>,
     Extension(caller): Extension<Caller>,
     query: Result<Query<PageQuery>, QueryRejection>,
-) -> Result<Json<RolloutPage>, Problem> {
+) -> Result<Json<Page<RolloutDocument>>, Problem> {
     let Query(query) = query.map_err(|error| Problem::bad_request(error.body_text()))?;
-    let most = usize::from(limit(query.limit.as_deref())?);
+    let most = limit(query.limit.as_deref())?;
     let after = query.cursor.as_deref().map(cursor).transpose()?;
     whole_fleet(&caller)?;
-    let mut rows = api.store.rollouts(after, most as i64 + 1).await?;
-    let more = rows.len() > most;
-    rows.truncate(most);
-    let next = rows.last().filter(|_| more).map(|row| row.cursor().to_string());
+    let rows = api.store.rollouts(after, i64::from(most) + 1).await?;
+    let page: Page<RolloutRow> = Page::of(rows, most, RolloutRow::cursor);
+    let (rows, next) = page.into_parts();
     let mut items = Vec::with_capacity(rows.len());
     for row in rows {
         items.extend(documents::rollout(&api.store, row).await?);
     }
-    Ok(Json(RolloutPage { items, next }))
+    Ok(Json(Page::from_parts(items, next)))
 }
 
 /// Plans a rollout; it begins when it is started

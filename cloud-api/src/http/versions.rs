@@ -17,7 +17,7 @@ use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 use super::accounts::{log, unprocessable};
-use super::events::{Page, cursor, id, limit};
+use super::events::{Page, PageQuery, cursor, id, limit};
 use super::{Api, Problem};
 use crate::access::Caller;
 use crate::clock::rfc3339;
@@ -127,28 +127,17 @@ pub(super) struct VersionList {
     changes: Vec<ChangeDocument>,
 }
 
-#[derive(Default, Deserialize, IntoParams)]
-#[into_params(parameter_in = Query)]
-#[serde(deny_unknown_fields)]
-pub(super) struct VersionQuery {
-    /// Most items of a page, 1 to 500.
-    #[param(value_type = Option<u16>, minimum = 1, maximum = 500, default = 50)]
-    limit: Option<String>,
-    /// The `next` of the page before.
-    cursor: Option<String>,
-}
-
 /// Versions of the model, newest first
 #[utoipa::path(
     get,
     path = "/api/v1/models",
     tag = "models",
-    params(VersionQuery),
+    params(PageQuery),
     responses((status = 200, body = VersionList))
 )]
 pub(super) async fn versions(
     State(api): State<Arc<Api>>,
-    query: Result<Query<VersionQuery>, QueryRejection>,
+    query: Result<Query<PageQuery>, QueryRejection>,
 ) -> Result<Json<VersionList>, Problem> {
     let Query(query) = query.map_err(|error| Problem::bad_request(error.body_text()))?;
     let limit = limit(query.limit.as_deref())?;

@@ -7,8 +7,8 @@ use sqlx::QueryBuilder;
 use uuid::Uuid;
 
 use super::bulk::{Bulk, Key, ROWS};
-use super::clips::hex;
 use super::devices::UPSERT_MODEL;
+use super::hex;
 use super::updates::{UpdateReport, note_updates};
 use super::upkeep::QUARANTINE_LIMIT;
 use super::{Store, StoreError, writing};
@@ -152,7 +152,7 @@ impl Store {
                 )
                 .bind(*id)
                 .bind(*device)
-                .bind(batch.received_us)
+                .bind(received_us)
                 .bind(answer)
                 .execute(&mut *tx)
                 .await?;

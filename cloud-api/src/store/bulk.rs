@@ -1,8 +1,9 @@
 //! The three statements that every batch needs, written for each database as it likes them best.
 //!
-//! SQLite takes rows as `VALUES` lists, [`ROWS`] at a time, so that the statement of a whole list is kept
-//! ready: parsing it takes longer than running it. PostgreSQL takes one array for each column: the statement is
-//! always the same, so that it is parsed and planned once, and thousands of rows are twenty parameters.
+//! SQLite takes rows as `VALUES` lists, [`ROWS`] at a time, so that the statement of a whole list is
+//! kept ready: parsing it takes longer than running it. PostgreSQL takes one array for each column: the
+//! statement is always the same, so that it is parsed and planned once, and thousands of rows are twenty
+//! parameters.
 
 use std::future::Future;
 

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use ecosight_models::bundle::hex;
 use ecosight_shared::ClipFormat;
 use sqlx::FromRow;
 use uuid::Uuid;
@@ -189,9 +190,4 @@ impl fmt::Display for ClipStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
     }
-}
-
-/// `bytes` in lower-case hexadecimal.
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

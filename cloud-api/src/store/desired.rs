@@ -8,9 +8,6 @@ use uuid::Uuid;
 
 use super::{Store, StoreError, reading, writing};
 
-/// Rows of one statement: far below either database's limit of parameters.
-pub(super) const ROWS: usize = 500;
-
 /// What a station should run.
 #[derive(Clone, Debug, PartialEq, Eq, FromRow)]
 pub struct DesiredRow {
@@ -194,7 +191,7 @@ impl Store {
 /// Says which model stations should run, or (`None`) that they keep what they have.
 macro_rules! wish {
     ($tx:ident, $devices:expr, $model:expr, $by:expr, $now_us:expr) => {
-        for chunk in $devices.chunks($crate::store::desired::ROWS) {
+        for chunk in $devices.chunks($crate::store::bulk::ROWS) {
             let mut query = QueryBuilder::<Db>::new(
                 "INSERT INTO desired (device_id, version, document, model, model_us, updated_us, \
                  updated_by) ",

@@ -88,6 +88,11 @@ pub struct Cursor {
     pub id: Uuid,
 }
 
+impl Cursor {
+    /// Before everything: where the first page begins.
+    pub(super) const START: Self = Self { listed_us: i64::MAX, id: Uuid::max() };
+}
+
 macro_rules! select_event {
     ($rest:literal) => {
         concat!(

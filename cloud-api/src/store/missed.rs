@@ -1,10 +1,10 @@
 //! Shots that people heard and no station told of: what was asked of which station, and what a person
 //! hears in the answer.
 
-use sqlx::{FromRow, QueryBuilder};
+use sqlx::FromRow;
 use uuid::Uuid;
 
-use super::{Backend, Cursor, Store, StoreError, reading, writing};
+use super::{Cursor, Store, StoreError, reading, writing};
 
 /// A report.
 #[derive(Clone, Debug, PartialEq, FromRow)]
@@ -61,23 +61,6 @@ macro_rules! pulls {
             $rest
         )
     };
-}
-
-/// Builds and runs the list's query on one pool.
-macro_rules! list {
-    ($db:ty, $pool:expr, $after:expr, $limit:expr) => {{
-        let mut query = QueryBuilder::<$db>::new(concat!(
-            "SELECT ",
-            shot_columns!(),
-            " FROM missed_shots WHERE TRUE"
-        ));
-        if let Some(Cursor { listed_us, id }) = $after {
-            query.push(" AND (reported_us, id) < (").push_bind(listed_us);
-            query.push(", ").push_bind(id).push(")");
-        }
-        query.push(" ORDER BY reported_us DESC, id DESC LIMIT ").push_bind($limit);
-        query.build_query_as::<MissedShotRow>().fetch_all($pool).await
-    }};
 }
 
 impl Store {
@@ -145,10 +128,19 @@ impl Store {
         after: Option<Cursor>,
         limit: i64,
     ) -> Result<Vec<MissedShotRow>, StoreError> {
-        Ok(match &self.backend {
-            Backend::Lite { read, .. } => list!(sqlx::Sqlite, read, after, limit)?,
-            Backend::Pg { pool } => list!(sqlx::Postgres, pool, after, limit)?,
-        })
+        let Cursor { listed_us, id } = after.unwrap_or(Cursor::START);
+        Ok(reading!(self, |pool| {
+            sqlx::query_as(concat!(
+                "SELECT ",
+                shot_columns!(),
+                " FROM missed_shots WHERE (reported_us, id) < ($1, $2) ORDER BY reported_us DESC, id DESC LIMIT $3"
+            ))
+            .bind(listed_us)
+            .bind(id)
+            .bind(limit)
+            .fetch_all(pool)
+            .await
+        })?)
     }
 
     /// What was asked for a report, by station.

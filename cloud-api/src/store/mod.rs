@@ -40,10 +40,10 @@ pub use audit::{AuditRow, Deed};
 pub use batch::{
     Batch, CommandAnswer, Committed, Content, EventDraft, Refused, StationStatus, StoredRecord,
 };
-pub(crate) use clips::hex;
 pub use clips::{ClipDeclaration, ClipRow, ClipStatus, Declared};
 pub use desired::{DesiredRow, Publication};
 pub use devices::{DeviceRow, TelemetryRow};
+pub(crate) use ecosight_models::bundle::hex;
 pub use events::{Cursor, EventFilter, EventRow};
 pub use fleet::{CommandRow, CredentialRow, Enrolment, SiteRow};
 pub use jobs::{Attempt, JobRow, NewJob, Outcome};

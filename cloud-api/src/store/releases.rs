@@ -157,8 +157,7 @@ impl Store {
         after: Option<Cursor>,
         limit: i64,
     ) -> Result<Vec<ReleaseRow>, StoreError> {
-        let Cursor { listed_us, id } =
-            after.unwrap_or(Cursor { listed_us: i64::MAX, id: Uuid::max() });
+        let Cursor { listed_us, id } = after.unwrap_or(Cursor::START);
         Ok(reading!(self, |pool| {
             sqlx::query_as(select_release!(
                 "WHERE (created_us, id) < ($1, $2) ORDER BY created_us DESC, id DESC LIMIT $3"

@@ -5,7 +5,8 @@ use sqlx::{FromRow, QueryBuilder};
 use uuid::Uuid;
 
 use super::audit::append_deed;
-use super::desired::{ROWS, wish};
+use super::bulk::ROWS;
+use super::desired::wish;
 use super::{Cursor, Deed, Store, StoreError, reading, writing};
 use crate::rollout::{FieldCounts, Plan, Rollout, State, Step, Target};
 
@@ -178,8 +179,7 @@ impl Store {
         after: Option<Cursor>,
         limit: i64,
     ) -> Result<Vec<RolloutRow>, StoreError> {
-        let Cursor { listed_us, id } =
-            after.unwrap_or(Cursor { listed_us: i64::MAX, id: Uuid::max() });
+        let Cursor { listed_us, id } = after.unwrap_or(Cursor::START);
         Ok(reading!(self, |pool| {
             sqlx::query_as(select_rollout!(
                 "WHERE (created_us, id) < ($1, $2) ORDER BY created_us DESC, id DESC LIMIT $3"

@@ -1,9 +1,9 @@
 //! Versions of the model, and which of them serves. Both are only ever added to.
 
-use sqlx::{FromRow, QueryBuilder};
+use sqlx::FromRow;
 use uuid::Uuid;
 
-use super::{Attempt, Backend, Cursor, Store, StoreError, reading, writing};
+use super::{Attempt, Cursor, Store, StoreError, reading, writing};
 
 /// A version as the database knows it. Its files are a directory (see `registry`).
 #[derive(Clone, Debug, PartialEq, Eq, FromRow)]
@@ -167,23 +167,6 @@ impl Dialect for sqlx::Postgres {
     const LOCK: &'static str = "LOCK TABLE model_activations IN EXCLUSIVE MODE";
 }
 
-/// Builds and runs the list's query on one pool.
-macro_rules! list {
-    ($db:ty, $pool:expr, $after:expr, $limit:expr) => {{
-        let mut query = QueryBuilder::<$db>::new(concat!(
-            "SELECT ",
-            columns!(),
-            " FROM model_versions WHERE TRUE"
-        ));
-        if let Some(Cursor { listed_us, id }) = $after {
-            query.push(" AND (created_us, id) < (").push_bind(listed_us);
-            query.push(", ").push_bind(id).push(")");
-        }
-        query.push(" ORDER BY created_us DESC, id DESC LIMIT ").push_bind($limit);
-        query.build_query_as::<VersionRow>().fetch_all($pool).await
-    }};
-}
-
 impl Store {
     /// Adds a version; the same content is one version, and what is given back is the row that was
     /// there.
@@ -297,10 +280,19 @@ impl Store {
         after: Option<Cursor>,
         limit: i64,
     ) -> Result<Vec<VersionRow>, StoreError> {
-        Ok(match &self.backend {
-            Backend::Lite { read, .. } => list!(sqlx::Sqlite, read, after, limit)?,
-            Backend::Pg { pool } => list!(sqlx::Postgres, pool, after, limit)?,
-        })
+        let Cursor { listed_us, id } = after.unwrap_or(Cursor::START);
+        Ok(reading!(self, |pool| {
+            sqlx::query_as(concat!(
+                "SELECT ",
+                columns!(),
+                " FROM model_versions WHERE (created_us, id) < ($1, $2) ORDER BY created_us DESC, id DESC LIMIT $3"
+            ))
+            .bind(listed_us)
+            .bind(id)
+            .bind(limit)
+            .fetch_all(pool)
+            .await
+        })?)
     }
 
     /// How the version that serves came to do so; `None` before the first.

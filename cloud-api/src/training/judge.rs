@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::Args;
-use ecosight_models::audio::{AudioReader, DecodeLimits};
-use ecosight_models::{
-    Classifier, ClassifierOptions, Detector, DetectorOutput, Scores, Window, durable,
-};
+use ecosight_models::audio::DecodeLimits;
+use ecosight_models::eval::paired_peak;
+use ecosight_models::heard::Heard;
+use ecosight_models::{Classifier, ClassifierOptions, durable};
 use serde::{Deserialize, Serialize};
 use tokio::process::Command;
 use tokio::sync::watch;
@@ -27,9 +27,7 @@ const CPU_LIMIT_S: u64 = 2 * 3_600;
 /// A model that does not load and say its golden sounds within this time is refused.
 const PROOF_LIMIT: Duration = Duration::from_secs(60);
 /// Golden scores may differ by this much between published copies of YAMNet.
-const GOLDEN_TOLERANCE: f32 = 0.1;
-/// Windows classified at once.
-const BATCH: usize = 64;
+pub(crate) const GOLDEN_TOLERANCE: f32 = 0.1;
 
 /// Judges models. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -176,7 +174,7 @@ pub fn run_judge(arguments: &JudgeArguments) -> Result<ExitCode> {
     let mut words: Vec<ModelWords> =
         models.iter().map(|_| ModelWords { sounds: Vec::new() }).collect();
     for (number, sound) in plan.sounds.iter().enumerate() {
-        let heard = listen(&models, sound);
+        let heard: Result<Vec<Words>> = models.iter().map(|model| listen(model, sound)).collect();
         if let Err(error) = &heard {
             log_line(&format!("{}: {error:#}", sound.display()));
         }
@@ -201,71 +199,21 @@ fn log_line(line: &str) {
     let _ = writeln!(std::io::stderr(), "{line}");
 }
 
-/// What each model says to a sound, as a station's detector would hear it from beginning to end.
-fn listen(models: &[Classifier], sound: &Path) -> Result<Vec<Words>> {
+/// What a model says to a sound, as a station's detector would hear it from beginning to end.
+fn listen(model: &Classifier, sound: &Path) -> Result<Words> {
     let limits = DecodeLimits { max_bytes: MAX_FILE_BYTES as u64, max_seconds: MAX_SECONDS };
-    let mut reader = AudioReader::open(sound, &limits)?;
-    let mut listeners: Vec<Listener> = models.iter().map(Listener::new).collect();
-    while let Some(block) = reader.next_block()? {
-        for listener in &mut listeners {
-            listener.windower.push(block);
-            listener.work(BATCH)?;
+    let bundle = model.bundle();
+    let heard = Heard::of_file(model, &bundle.detector, sound, &limits, true)?;
+    let mut words = Words { alerts: Vec::new(), score: 0.0 };
+    for event in heard.events().iter().filter(|event| event.alert) {
+        let class = &bundle.classes[event.class];
+        if !words.alerts.contains(class) {
+            words.alerts.push(class.clone());
         }
     }
-    listeners.into_iter().map(Listener::finish).collect()
-}
-
-struct Listener<'a> {
-    model: &'a Classifier,
-    windower: ecosight_models::Windower,
-    waiting: Vec<Window>,
-    scores: Vec<Scores>,
-    detector: Detector,
-    words: Words,
-}
-
-impl<'a> Listener<'a> {
-    fn new(model: &'a Classifier) -> Self {
-        Self {
-            windower: model.windower(),
-            waiting: Vec::new(),
-            scores: Vec::new(),
-            detector: Detector::new(&model.bundle().detector),
-            words: Words { alerts: Vec::new(), score: 0.0 },
-            model,
-        }
+    for rule in bundle.detector.rules.iter().filter(|rule| rule.alert) {
+        let column: Vec<f32> = heard.scores().map(|scores| scores[rule.class]).collect();
+        words.score = words.score.max(paired_peak(&column, rule.confirm_windows));
     }
-
-    /// Judges what is there, once it is `enough`.
-    fn work(&mut self, enough: usize) -> Result<()> {
-        self.waiting.extend(std::iter::from_fn(|| self.windower.next_window()));
-        if self.waiting.len() < enough {
-            return Ok(());
-        }
-        let windows = std::mem::take(&mut self.waiting);
-        let scores = self.model.classify(&windows)?;
-        for (window, scores) in windows.iter().zip(&scores) {
-            for output in self.detector.push(window, scores) {
-                let DetectorOutput::Confirmed(event) = output else { continue };
-                let class = &self.model.bundle().classes[event.class];
-                if event.alert && !self.words.alerts.contains(class) {
-                    self.words.alerts.push(class.clone());
-                }
-            }
-        }
-        self.scores.extend(scores);
-        Ok(())
-    }
-
-    fn finish(mut self) -> Result<Words> {
-        self.windower.finish();
-        self.work(0)?;
-        for rule in self.model.bundle().detector.rules.iter().filter(|rule| rule.alert) {
-            let column: Vec<f32> =
-                self.scores.iter().map(|scores| scores.classes[rule.class]).collect();
-            let peak = ecosight_models::eval::paired_peak(&column, rule.confirm_windows);
-            self.words.score = self.words.score.max(peak);
-        }
-        Ok(self.words)
-    }
+    Ok(words)
 }

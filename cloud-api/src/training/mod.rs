@@ -21,7 +21,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ecosight_models::BundleFiles;
-use ecosight_models::bundle::hex as spelled;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, sleep_until};
@@ -44,6 +43,7 @@ use gate::{Contender, Decision, Trial};
 use judge::{ModelWords, Plan, Words};
 use progress::{Progress, Stage};
 
+pub(crate) use judge::GOLDEN_TOLERANCE;
 pub use judge::{Judge, JudgeArguments, JudgeError, run_judge};
 pub use process::{TrainerArguments, run_trainer};
 pub use report::Report;
@@ -533,7 +533,7 @@ fn untried(id: String, group: &str, class: &str, test: bool) -> Trial {
 fn contender(files: &BundleFiles) -> Contender {
     let bundle = &files.bundle;
     Contender {
-        sha256: spelled(&bundle.sha256),
+        sha256: hex(&bundle.sha256),
         version: format!("{} {}", bundle.name, bundle.version),
         alerting: data::alerting(bundle).into_iter().map(str::to_owned).collect(),
         classes: bundle.classes.clone(),

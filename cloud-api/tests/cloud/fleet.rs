@@ -18,7 +18,7 @@ use crate::predict::wav;
 use crate::program::{Server, run};
 use crate::station::{Station, alert, detection, device, quiet_detection, status, telemetry};
 
-async fn ask(server: &Server, method: Method, path: &str, body: &Value) -> (u16, Value) {
+pub(crate) async fn ask(server: &Server, method: Method, path: &str, body: &Value) -> (u16, Value) {
     let request = server.client().request(method, server.url(path)).json(body);
     let response = request.send().await.unwrap();
     let status = response.status().as_u16();

@@ -11,6 +11,7 @@ use futures_util::StreamExt;
 use reqwest::Method;
 use serde_json::{Value, json};
 
+use crate::fleet::ask;
 use crate::program::{Server, run};
 
 fn key(n: u8) -> SecretKey {
@@ -23,14 +24,6 @@ fn config() -> String {
 
 async fn server() -> Server {
     Server::start_with_config(&config(), &["--yamnet", "/none"]).await
-}
-
-async fn ask(server: &Server, method: Method, path: &str, body: &Value) -> (u16, Value) {
-    let request = server.client().request(method, server.url(path)).json(body);
-    let response = request.send().await.unwrap();
-    let status = response.status().as_u16();
-    let text = response.text().await.unwrap();
-    (status, serde_json::from_str(&text).unwrap_or(Value::String(text)))
 }
 
 async fn upload(server: &Server, archive: Vec<u8>) -> (u16, Value) {
