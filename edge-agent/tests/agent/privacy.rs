@@ -212,6 +212,7 @@ fn a_clip_is_cut_only_when_everything_around_it_was_listened_to() {
         tracer: None,
         reel: None,
         canaries: None,
+        orders: None,
     };
     let (heard, mut told) = channel();
     let listening = std::thread::spawn(move || hearing.listen(heard, &CancellationToken::new()));

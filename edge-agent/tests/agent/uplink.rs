@@ -180,6 +180,7 @@ pub(crate) fn start(url: String, open: &Open) -> Running {
         teller: None,
         health: Arc::default(),
         control: None,
+        updates: None,
     };
     let ending = Ending::default();
     let task = tokio::spawn(uplink.run(ending.clone()));
