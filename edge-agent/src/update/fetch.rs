@@ -64,8 +64,10 @@ impl Default for Limits {
 
 /// Longest that alerts hold a download up.
 const YIELD_MAX: Duration = Duration::from_secs(60);
-/// Times that a file may come damaged, or the server refuse it, before it is believed.
-const ATTEMPTS: u32 = 3;
+/// Times that a file may come damaged before it is believed to be.
+const DAMAGED_MAX: u32 = 3;
+/// Times in a row that the server may refuse it before that is believed: half a minute.
+const DENIED_MAX: u32 = 6;
 
 /// How one piece went wrong.
 enum Trouble {
@@ -130,6 +132,9 @@ impl Fetcher {
 
     async fn file(&self, file: &ReleaseFile, files: &str) -> Result<(), Fault> {
         let (path, part) = (self.path(file), self.part(file));
+        if file.bytes == 0 {
+            return durable::write_file(&path, b"").map_err(disk);
+        }
         if is_whole(&path, file) {
             return Ok(());
         }
@@ -145,7 +150,7 @@ impl Fetcher {
                 std::fs::remove_file(&part).map_err(disk)?;
                 damaged += 1;
                 tracing::warn!(file = file.path, damaged, "a file of the release came damaged");
-                if damaged >= ATTEMPTS {
+                if damaged >= DAMAGED_MAX {
                     return Err(Fault::BadHash { file: file.path.clone() });
                 }
                 continue;
@@ -163,7 +168,7 @@ impl Fetcher {
                 Err(Trouble::Disk(error)) => return Err(disk(error)),
                 Err(Trouble::Denied(problem)) => {
                     denied += 1;
-                    if denied >= ATTEMPTS {
+                    if denied >= DENIED_MAX {
                         return Err(Fault::NotServed(problem));
                     }
                     problem

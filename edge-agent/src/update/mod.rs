@@ -148,7 +148,7 @@ pub fn in_use(config: &Config) -> (Config, Place) {
 /// # Errors
 /// Not even the factory's can be loaded.
 pub fn begin(config: &Config, clock: &Clock) -> Result<Begun, EarError> {
-    let factory = |updates| {
+    let factory = |updates: Option<(Store, Saved)>| {
         let classifier = ear::load(config)?;
         Ok(Begun { config: config.clone(), classifier, place: Place::Factory, updates })
     };
@@ -286,6 +286,10 @@ impl Work {
             loop {
                 tokio::select! {
                     done = &mut task => {
+                        if is_loaded.try_recv().is_ok() {
+                            let next = machine::loaded(self.saved.clone(), tools.now_us());
+                            self.take(tools, next);
+                        }
                         self.done(tools, done).await?;
                         break;
                     }

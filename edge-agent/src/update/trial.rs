@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ecosight_models::{DetectorOutput, SAMPLE_RATE_HZ};
 use ecosight_shared::json::TrialReport;
@@ -83,6 +83,10 @@ const TIMED_FROM: u64 = 20;
 const FLOOD: (u64, u64) = (10, 3);
 /// Fewest windows that both must have judged, however short the trial: ten seconds.
 pub const WINDOWS_MIN: u64 = 20;
+/// Of a replay, sound that may wait before more is read, in samples, and how long it is held up at
+/// once.
+const AHEAD_MAX: u64 = 10 * SAMPLE_RATE_HZ as u64;
+const PATIENCE: Duration = Duration::from_secs(1);
 /// Verdicts that wait for their pair.
 const PAIRS_MAX: usize = 1_024;
 /// Longest that a take-over waits for a moment without an event, in samples.
@@ -178,8 +182,10 @@ struct TakingOver {
     done: oneshot::Sender<Result<(), String>>,
     /// Samples since the order.
     waited: u64,
-    /// What was heard before the ear came back.
+    /// What was heard before the ear came back, and where it begins if that is no neighbour of what
+    /// the ear has heard.
     missed: Vec<Sound>,
+    begins: Option<u64>,
     heir: Option<Box<Ear>>,
 }
 
@@ -234,11 +240,12 @@ impl Shadow {
         }
         // A thread that is gone has said so on the board.
         let _ = self.feed.send(Feed::Sound(sound, account));
+        let since = Instant::now();
         while may_wait
-            && !self.board.tally().broken
-            && self.waiting.load(Ordering::Relaxed) > 10 * u64::from(SAMPLE_RATE_HZ)
+            && self.waiting.load(Ordering::Relaxed) > AHEAD_MAX
+            && since.elapsed() < PATIENCE
         {
-            std::thread::sleep(Duration::from_millis(5));
+            std::thread::sleep(Duration::from_millis(1));
         }
     }
 
@@ -249,9 +256,9 @@ impl Shadow {
                 let _ = heir.end();
                 heir.reset(next);
             }
-            Some(TakingOver { missed, .. }) => {
+            Some(TakingOver { missed, begins, .. }) => {
                 missed.clear();
-                let _ = self.feed.send(Feed::Interrupt(next));
+                *begins = Some(next);
             }
             None => {
                 let _ = self.feed.send(Feed::Interrupt(next));
@@ -262,7 +269,8 @@ impl Shadow {
     /// Begins to take over.
     pub(crate) fn take_over(&mut self, done: oneshot::Sender<Result<(), String>>) {
         let _ = self.feed.send(Feed::HandOver);
-        self.taking_over = Some(TakingOver { done, waited: 0, missed: Vec::new(), heir: None });
+        let missed = Vec::new();
+        self.taking_over = Some(TakingOver { done, waited: 0, missed, begins: None, heir: None });
     }
 
     /// Whether the ear is back, has heard everything, and `in_use` and it may change places now: in
@@ -272,6 +280,10 @@ impl Shadow {
         if taking_over.heir.is_none()
             && let Ok(mut ear) = self.ear.try_recv()
         {
+            if let Some(next) = taking_over.begins {
+                let _ = ear.end();
+                ear.reset(next);
+            }
             for sound in taking_over.missed.drain(..) {
                 listen(&mut ear, &sound);
             }
