@@ -176,7 +176,10 @@ impl Page {
             "site": self.identity.site.as_str(),
             "device": self.identity.device.to_string(),
             "agent": env!("CARGO_PKG_VERSION"),
-            "model": format!("{} {}", model.name, model.version),
+            "model": match self.health.model_slot() {
+                "" | "factory" => format!("{} {}", model.name, model.version),
+                slot => format!("{} {}, slot {slot}", model.name, model.version),
+            },
             "time": rfc3339(self.clock.unix_us()),
             "uptime_s": self.health.uptime().as_secs(),
             "windows": pulse.windows,

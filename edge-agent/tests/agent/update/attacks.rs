@@ -286,6 +286,34 @@ async fn a_model_is_proved_in_a_process_of_its_own() {
     assert_eq!(hangs.map_err(|fault| fault.code()), Err("hangs"));
 }
 
+/// A model may do anything to the process that runs it; here a script does.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_dies_or_hangs_takes_nothing_with_it() {
+    for (script, code) in [
+        ("kill -9 $$", "crashed"),
+        ("echo '\"loaded\"'; kill -6 $$", "crashed"),
+        (
+            "echo '\"loaded\"'; echo '{\"proved\":{\"off\":0.0,\"window_us\":900}}'; exit 3",
+            "crashed",
+        ),
+        ("echo nonsense", "crashed"),
+        ("echo '\"loaded\"'; exec sleep 60", "hangs"),
+        ("echo '{\"proved\":{\"off\":0.0,\"window_us\":240001}}'", "slow_model"),
+        ("echo '{\"proved\":{\"off\":null,\"window_us\":900}}'", "no_golden"),
+    ] {
+        let folder = tempdir().expect("a folder");
+        let program = folder.path().join("program");
+        crate::station::write(&program, format!("#!/bin/sh\n{script}\n").as_bytes());
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+        std::fs::set_permissions(&program, mode).expect("set");
+        let limit = Duration::from_secs(2);
+        let prover = Prover { program, yamnet: None, audioset: false, limit };
+        let proof = prover.prove(folder.path(), Digest([0; 32]), [0; 32], || {}).await;
+        let fault = proof.expect_err(script);
+        assert_eq!((fault.code(), fault.blocks()), (code, true), "{script}: {fault}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_model_on_yamnet_is_not_for_a_station_without() {
     let bundle = BundleFiles::builtin(Builtin::Full).expect("shipped");
