@@ -314,7 +314,13 @@ impl Sender {
         let mut look = true;
         let mut drained_seen = false;
         loop {
-            if std::mem::take(&mut look)
+            // The classes of what another model heard are told before anything that it heard.
+            let outlived = self.uplink.identity.model.get().tag != willed;
+            if outlived && notices.is_empty() {
+                return Ok(End::Outlived);
+            }
+            if !outlived
+                && std::mem::take(&mut look)
                 && let Err(problem) = self.fill(connection, limit, &mut notices).await?
             {
                 return Ok(End::Lost(problem));
@@ -359,9 +365,6 @@ impl Sender {
                 }
                 () = outbox.written() => look = true,
                 _ = ticks.tick() => {
-                    if self.uplink.identity.model.get().tag != willed && notices.is_empty() {
-                        return Ok(End::Outlived);
-                    }
                     let latest = self.uplink.health.news();
                     let old = told_at.elapsed() >= STATUS_EVERY && self.uplink.teller.is_some();
                     if (latest != news && told_at.elapsed() >= STATUS_PAUSE) || old {
