@@ -98,7 +98,7 @@ fn a_signed_model_comes_to_a_station_and_the_signed_way_back_takes_it_away() -> 
     let first = releases.publish("90.0.1", 1, None)?;
     let second = releases.publish("90.0.2", 2, None)?;
     let back = releases.publish("90.0.3", 1, Some("compact:90.0.2:2"))?;
-    let roll_out = |release: &str, revert: Option<&str>| -> Result<String> {
+    let roll_out = |world: &World, release: &str, revert: Option<&str>| -> Result<String> {
         let plan = json!({
             "release_id": release, "revert_release_id": revert,
             "cohorts": [{"devices": [device]}],
@@ -109,26 +109,26 @@ fn a_signed_model_comes_to_a_station_and_the_signed_way_back_takes_it_away() -> 
         world.post(&format!("{path}/start"), &json!({}))?;
         Ok(path)
     };
-    let runs = |version: &str| {
+    let runs = |world: &World, version: &str| {
         let path = format!("/api/v1/devices/{device}");
-        until(&world, &path, |now| now["model"]["version"] == version)
+        until(world, &path, |now| now["model"]["version"] == version)
             .map(|now| now["model"].clone())
     };
-    let path = roll_out(&first, None)?;
+    let path = roll_out(&world, &first, None)?;
     until(&world, &path, |now| now["state"] == "done")?;
-    let running = runs("90.0.1")?;
+    let running = runs(&world, "90.0.1")?;
     ensure!(running["tag"] != shipped["tag"], "{running} is not {shipped}");
 
-    let path = roll_out(&second, Some(&back))?;
+    let path = roll_out(&world, &second, Some(&back))?;
     until(&world, &path, |now| now["state"] == "done")?;
-    runs("90.0.2")?;
+    runs(&world, "90.0.2")?;
     // What the station reports every minute names it too.
     world.restart_station()?;
-    runs("90.0.2")?;
+    runs(&world, "90.0.2")?;
 
     world.post(&format!("{path}/rollback"), &json!({"reason": "too many branches"}))?;
     let devices = format!("{path}/devices");
     until(&world, &devices, |now| now["items"][0]["step"] == "reverted")?;
-    runs("90.0.3")?;
+    runs(&world, "90.0.3")?;
     Ok(())
 }
