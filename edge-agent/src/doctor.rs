@@ -233,7 +233,7 @@ fn updates(config: &Config) -> Check {
         1 => "releases of one key are taken".to_owned(),
         count => format!("releases of {count} keys are taken"),
     };
-    let found = [&[keys], &slots[..]].concat().join("; ");
+    let found = [&[keys][..], &slots[..]].concat().join("; ");
     let last = saved.word.filter(|word| word.step == UpdateStep::RolledBack);
     match last.and_then(|word| Some((word.release, word.fault?.1))) {
         Some((release, reason)) => {

@@ -341,7 +341,7 @@ impl Ear {
 
     /// Goes on in the place of `before`, which has heard the same stream: nothing that it knows of
     /// speech is lost, and no event gets a number that was given out.
-    pub fn succeed(&mut self, mut before: Self) {
+    pub fn succeed(&mut self, before: &mut Self) {
         self.health = Arc::clone(&before.health);
         self.number_base += before.last_number;
         self.last_number += before.last_number;

@@ -289,8 +289,8 @@ impl Listener {
             // It has waited for the end of an event long enough.
             self.close_all()?;
         }
-        let before = std::mem::replace(&mut self.hearing.ear, *heir);
-        self.hearing.ear.succeed(before);
+        let mut before = std::mem::replace(&mut self.hearing.ear, *heir);
+        self.hearing.ear.succeed(&mut before);
         // Its twin is of the model before.
         self.canary = None;
         self.canary_due = self.canary_due.min(self.ring.end() + CANARY_AFTER_CHANGE);

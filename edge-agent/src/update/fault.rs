@@ -125,6 +125,12 @@ pub enum Fault {
     Unloadable(String),
 }
 
+impl From<std::io::Error> for Fault {
+    fn from(error: std::io::Error) -> Self {
+        Self::Disk(error.to_string())
+    }
+}
+
 impl Fault {
     /// A word for programs; these never change.
     #[must_use]

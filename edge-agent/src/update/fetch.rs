@@ -117,7 +117,7 @@ impl Fetcher {
         if !files.starts_with('/') {
             return Err(Fault::Unreadable("the path of the files does not begin with /".into()));
         }
-        std::fs::create_dir_all(&self.dir).map_err(disk)?;
+        std::fs::create_dir_all(&self.dir)?;
         let all = async {
             for file in &manifest.files {
                 self.file(file, files).await?;
@@ -127,13 +127,13 @@ impl Fetcher {
         let limit = self.limits.time;
         let fetched = tokio::time::timeout(limit, all).await;
         fetched.unwrap_or(Err(Fault::TooSlow { limit }))?;
-        self.forget_others(manifest).map_err(disk)
+        self.forget_others(manifest).map_err(Fault::from)
     }
 
     async fn file(&self, file: &ReleaseFile, files: &str) -> Result<(), Fault> {
         let (path, part) = (self.path(file), self.part(file));
         if file.bytes == 0 {
-            return durable::write_file(&path, b"").map_err(disk);
+            return durable::write_file(&path, b"").map_err(Fault::from);
         }
         if is_whole(&path, file) {
             return Ok(());
@@ -145,9 +145,9 @@ impl Fetcher {
             let have = std::fs::metadata(&part).map_or(0, |metadata| metadata.len());
             if have >= file.bytes {
                 if is_whole(&part, file) {
-                    return publish(&part, &path).map_err(disk);
+                    return publish(&part, &path).map_err(Fault::from);
                 }
-                std::fs::remove_file(&part).map_err(disk)?;
+                std::fs::remove_file(&part)?;
                 damaged += 1;
                 tracing::warn!(file = file.path, damaged, "a file of the release came damaged");
                 if damaged >= DAMAGED_MAX {
@@ -165,7 +165,7 @@ impl Fetcher {
                     let (file, bytes) = (file.path.clone(), file.bytes);
                     return Err(Fault::TooLong { file, bytes });
                 }
-                Err(Trouble::Disk(error)) => return Err(disk(error)),
+                Err(Trouble::Disk(error)) => return Err(error.into()),
                 Err(Trouble::Denied(problem)) => {
                     denied += 1;
                     if denied >= DENIED_MAX {
@@ -198,7 +198,7 @@ impl Fetcher {
         let answer = request.send().await.map_err(|error| Trouble::Later(describe(&error)))?;
         let status = answer.status();
         let range = answer.headers().get(CONTENT_RANGE).and_then(|value| value.to_str().ok());
-        let starts =
+        let starts: Option<u64> =
             range.and_then(|text| text.strip_prefix("bytes ")?.split_once('-')?.0.parse().ok());
         let (have, most) = match (status, starts) {
             (StatusCode::PARTIAL_CONTENT, Some(from)) if from == have => (have, last + 1),
@@ -250,10 +250,6 @@ impl Fetcher {
     fn part(&self, file: &ReleaseFile) -> PathBuf {
         self.dir.join(format!(".{}.part", hex(&file.sha256)))
     }
-}
-
-fn disk(error: io::Error) -> Fault {
-    Fault::Disk(error.to_string())
 }
 
 fn is_whole(path: &Path, file: &ReleaseFile) -> bool {

@@ -516,11 +516,9 @@ impl Tools {
             Task::Begin => self.look_around(saved).map(|()| Done::Begun),
             Task::Fetch => self.fetch(saved).await.map(|()| Done::Fetched),
             Task::Prove => self.prove(saved, &loaded).await.map(|()| Done::Proved),
-            Task::Stage => self
-                .store
-                .stage(saved.spare())
-                .map(|()| Done::Staged)
-                .map_err(|error| Fault::Disk(error.to_string())),
+            Task::Stage => {
+                self.store.stage(saved.spare()).map(|()| Done::Staged).map_err(Fault::from)
+            }
             Task::Try => self.try_out(saved, board).await.map(|()| Done::Passed),
         };
         done.unwrap_or_else(Done::Failed)

@@ -96,7 +96,7 @@ pub struct Word {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Saved {
     /// Version of the file.
-    v: u8,
+    pub v: u8,
     /// Highest counter that was ever accepted, and of which release.
     pub highest: Option<(u64, Digest)>,
     /// The latest time that was ever seen, unix seconds: a clock that was set back makes nothing

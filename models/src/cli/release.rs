@@ -232,9 +232,8 @@ fn show(file: &Path) -> Result<ExitCode> {
 
 fn print(out: &mut impl Write, signed: &SignedManifest, manifest: &Manifest) -> io::Result<()> {
     let expires = jiff::Timestamp::from_second(manifest.expires_unix_s);
-    let listed = |texts: Vec<String>| match texts.is_empty() {
-        true => "any".to_owned(),
-        false => texts.join(", "),
+    let listed = |texts: Vec<String>| {
+        if texts.is_empty() { "any".to_owned() } else { texts.join(", ") }
     };
     writeln!(out, "release    {}, counter {}", manifest.title(), manifest.counter)?;
     writeln!(out, "identity   {}", hex(&signed.id()))?;

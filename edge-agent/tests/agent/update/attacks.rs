@@ -1,6 +1,7 @@
 //! What somebody might do who holds the broker, the server or the network, but no key (RELIABILITY P12):
 //! each attack is refused with a reason that has a name.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -304,7 +305,7 @@ async fn a_process_that_dies_or_hangs_takes_nothing_with_it() {
         let folder = tempdir().expect("a folder");
         let program = folder.path().join("program");
         crate::station::write(&program, format!("#!/bin/sh\n{script}\n").as_bytes());
-        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+        let mode = std::fs::Permissions::from_mode(0o700);
         std::fs::set_permissions(&program, mode).expect("set");
         let limit = Duration::from_secs(2);
         let prover = Prover { program, yamnet: None, audioset: false, limit };
