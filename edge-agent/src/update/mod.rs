@@ -340,7 +340,10 @@ impl Work {
                 tracing::warn!("a release waits for the clock to be set");
                 self.wish = Some(desired);
             }
-            Answer::Next(next) => self.take(tools, *next),
+            Answer::Next(next) => {
+                // What the disk refuses is asked again at the next connection.
+                self.take(tools, *next);
+            }
         }
     }
 

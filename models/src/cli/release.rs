@@ -264,8 +264,8 @@ fn time(text: &str) -> Result<i64, String> {
     }
     let day = text.parse::<jiff::civil::Date>();
     let day = day.map_err(|_| format!("{text:?} is no day such as 2027-01-31, nor a time"))?;
-    let zoned = day.at(23, 59, 59, 0).to_zoned(jiff::tz::TimeZone::UTC);
-    Ok(zoned.map_err(|error| error.to_string())?.timestamp().as_second())
+    let end = jiff::tz::TimeZone::UTC.to_timestamp(day.at(23, 59, 59, 0));
+    Ok(end.map_err(|error| error.to_string())?.as_second())
 }
 
 #[allow(clippy::disallowed_methods, reason = "the clock of whoever signs")]

@@ -188,8 +188,8 @@ async fn file(
     let range = format!("bytes {first}-{last}/{total}");
     let body = match shared.mood {
         Mood::Endless => {
-            let more = futures_util::stream::repeat(Ok::<_, std::io::Error>(Bytes::from(part)));
-            Body::from_stream(more)
+            let more = futures_util::stream::repeat(Bytes::from(part));
+            Body::from_stream(more.map(Ok::<_, std::io::Error>))
         }
         Mood::Slow => Body::from_stream(futures_util::stream::iter(part).then(async |byte| {
             tokio::time::sleep(Duration::from_secs(1)).await;
