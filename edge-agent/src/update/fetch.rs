@@ -175,6 +175,10 @@ impl Fetcher {
                 }
                 Err(Trouble::Later(problem)) => problem,
             };
+            if std::fs::metadata(&part).is_ok_and(|metadata| metadata.len() > have) {
+                // A link that breaks is used while it lasts.
+                (denied, pause) = (0, self.limits.pause.0);
+            }
             let retry_in_ms = pause.as_millis() as u64;
             tracing::warn!(file = file.path, problem, retry_in_ms, "a piece did not come");
             tokio::time::sleep(pause).await;

@@ -206,6 +206,7 @@ async fn a_station_that_is_killed_at_every_word_ends_with_the_new_model() {
     let Some(mut world) = World::start().await else { return };
     world.until_runs("1.0.0", "factory").await;
     world.offer(&release("2.0.0", 2), "t1").await;
+    let mut trials = 0;
     for step in ["accepted", "downloading", "verified", "loaded", "proved", "trial"] {
         until(step, async || {
             let (steps, _) = world.words();
@@ -213,6 +214,11 @@ async fn a_station_that_is_killed_at_every_word_ends_with_the_new_model() {
             steps.iter().any(|said| said == step) || steps.iter().any(|said| said == "trial")
         })
         .await;
+        // More would be taken for the model's doing.
+        trials += usize::from(world.words().0.iter().any(|said| said == "trial"));
+        if trials > 2 {
+            break;
+        }
         world.restart();
         until("online again", async || world.status()["state"] == "online").await;
     }
@@ -241,7 +247,8 @@ async fn a_model_that_fails_on_trial_is_rolled_back_and_the_old_one_alarms_throu
     assert!(word["trial"]["failed"].as_u64().expect("a number") > 0, "{word}");
     let alerts = world.cloud.look(|r| r.alert_times.len());
     assert!(alerts >= 1, "the thud that broke it alarmed\n{}", world.place.log());
-    assert!(!world.place.data().join("update/a").exists(), "its files are gone");
+    let slot = world.place.data().join("update/a");
+    until("its files go", async || !slot.exists()).await;
     terminate(&world.station);
 }
 
