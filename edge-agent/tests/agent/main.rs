@@ -22,5 +22,6 @@ mod station;
 mod support;
 mod tls;
 mod trace;
+mod update;
 mod uplink;
 mod uploads;

@@ -1,4 +1,6 @@
-//! The promise of the whole: no alert is lost and none is shown twice, whatever is killed.
+//! The promise of the whole: no alert is lost and none is shown twice, whatever is killed; and a model
+//! that somebody signed comes to a station and goes again.
 
 mod run;
+mod update;
 mod world;
