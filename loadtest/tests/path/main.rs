@@ -1,4 +1,6 @@
-//! The promise of the whole: no alert is lost and none is shown twice, whatever is killed.
+//! The promises of the whole: a code is all that a station needs, and no alert is lost and none is shown
+//! twice, whatever is killed.
 
+mod enrolment;
 mod run;
 mod world;

@@ -67,7 +67,7 @@ pub(crate) fn yamnet_file() -> Option<PathBuf> {
 }
 
 /// Runs one of the built programs to its end and gives what it printed.
-fn printed(name: &str, arguments: &[&str]) -> Result<Vec<u8>> {
+pub(crate) fn printed(name: &str, arguments: &[&str]) -> Result<Vec<u8>> {
     let Output { status, stdout, stderr } = Command::new(built(name))
         .args(arguments)
         .output()
@@ -108,7 +108,7 @@ pub(crate) fn scene(
     Ok((wav, truth.events, line.events))
 }
 
-fn text(path: &Path) -> Result<&str> {
+pub(crate) fn text(path: &Path) -> Result<&str> {
     path.to_str().with_context(|| format!("{} is not UTF-8", path.display()))
 }
 
