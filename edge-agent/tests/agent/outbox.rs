@@ -321,7 +321,7 @@ async fn records_come_by_urgency_then_age() {
     open.close().await;
 }
 
-// Law 5: a damaged file is kept aside, and the agent starts.
+// Law 6: a damaged file is kept aside, and the agent starts.
 
 /// An outbox with `count` alerts, closed.
 async fn filled(directory: &Path, count: u64) {
