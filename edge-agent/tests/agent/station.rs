@@ -103,6 +103,8 @@ impl Place {
             .args(["run", "--config"])
             .arg(&self.config)
             .env("ECOSIGHT__LOG__LEVEL", "info")
+            // As the service has it: see deploy/systemd.
+            .envs([("MALLOC_ARENA_MAX", "1"), ("MALLOC_MMAP_THRESHOLD_", "1048576")])
             .stdout(Stdio::null())
             .stderr(log)
             .spawn()

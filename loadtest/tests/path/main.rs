@@ -2,5 +2,6 @@
 //! twice, whatever is killed.
 
 mod enrolment;
+mod latency;
 mod run;
 mod world;
