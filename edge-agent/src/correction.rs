@@ -109,9 +109,8 @@ impl Correction {
         if matches!(quality, TimeQuality::Network | TimeQuality::Gps) {
             return None;
         }
-        let outside = |shift: &Shift| {
-            (shift.from_us - unix_us).max(unix_us - shift.until_us).max(0)
-        };
+        let outside =
+            |shift: &Shift| (shift.from_us - unix_us).max(unix_us - shift.until_us).max(0);
         // Of two that fit equally well the later one: it moves the time less often.
         let nearest = self.spans.iter().rev().min_by_key(|shift| outside(shift))?;
         let moved = outside(nearest) <= SLACK_US && nearest.by_us != 0;
@@ -159,11 +158,7 @@ pub(crate) fn restamp(document: &mut AlertDocument, unix_us: i64, quality: TimeQ
 ///
 /// # Errors
 /// The outbox has stopped. When it refuses for another reason it is asked again.
-pub async fn run(
-    clock: Clock,
-    outbox: Outbox,
-    stop: CancellationToken,
-) -> Result<(), OutboxError> {
+pub async fn run(clock: Clock, outbox: Outbox, stop: CancellationToken) -> Result<(), OutboxError> {
     let mut pause = LOOK;
     loop {
         tokio::select! {

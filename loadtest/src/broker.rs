@@ -105,12 +105,10 @@ impl Broker {
         Ok(())
     }
 
-    /// Has it read its files of passwords and ACL again (SIGHUP).
-    ///
-    /// # Errors
-    /// [`BrokerError::Program`] if it cannot be signalled.
-    pub fn reload(&self) -> Result<(), BrokerError> {
-        Ok(self.running.as_ref().map_or(Ok(()), |program| program.signal("HUP"))?)
+    /// Its process id while it runs.
+    #[must_use]
+    pub fn id(&self) -> Option<u32> {
+        self.running.as_ref().map(Program::id)
     }
 
     /// Stops it in order: it saves its sessions.

@@ -110,19 +110,11 @@ impl Program {
     /// [`ProgramError::Stuck`] if it has not ended within `limit`.
     pub fn terminate(&mut self, limit: Duration) -> Result<ExitStatus, ProgramError> {
         if self.ended()?.is_none() {
-            self.signal("TERM")?;
+            // The `kill` command spares the crate an unsafe call into libc.
+            let sent = Command::new("kill").args(["-TERM", &self.id().to_string()]).status();
+            sent.map_err(|source| self.failed(source))?;
         }
         self.wait(limit)
-    }
-
-    /// Sends it a signal by its name, as in `HUP`.
-    ///
-    /// # Errors
-    /// [`ProgramError::Wait`] if there is no `kill` command.
-    pub fn signal(&self, name: &str) -> Result<(), ProgramError> {
-        // The command spares the crate an unsafe call into libc.
-        let sent = Command::new("kill").args([&format!("-{name}"), &self.id().to_string()]).status();
-        sent.map(drop).map_err(|source| self.failed(source))
     }
 
     /// Waits until it ends by itself.

@@ -8,11 +8,11 @@ use ecosight_shared::{
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::store::Store;
-use crate::correction::{Correction, restamp};
 use super::{
     ClipRow, Draft, Level, OpenEvent, OutboxError, Priority, Quota, ReplayPosition, Row, Stamped,
     Written,
 };
+use crate::correction::{Correction, restamp};
 
 type Reply<T> = oneshot::Sender<Result<T, OutboxError>>;
 
@@ -364,7 +364,10 @@ impl Request {
             (Self::Append { reply, .. }, Err(error)) => {
                 let _ = reply.send(Err(error));
             }
-            (Self::Release { reply, .. } | Self::Correct { reply, .. }, Ok(Answer::Count(count))) => {
+            (
+                Self::Release { reply, .. } | Self::Correct { reply, .. },
+                Ok(Answer::Count(count)),
+            ) => {
                 let _ = reply.send(Ok(count));
             }
             (Self::Release { reply, .. } | Self::Correct { reply, .. }, Err(error)) => {

@@ -175,7 +175,8 @@ async fn what_waits_is_put_right_and_no_event_changes_its_id() {
 async fn an_open_event_is_put_right_too() {
     let directory = tempdir().expect("a directory");
     let open = Open::at(directory.path(), 1, QUOTA).await;
-    let written = open.outbox.append(vec![stamped(alert(1), LAST_ON_US)], None).await.expect("written");
+    let written =
+        open.outbox.append(vec![stamped(alert(1), LAST_ON_US)], None).await.expect("written");
     open.outbox.correct(set_after_two_hours(LAST_ON_US)).await.expect("done");
     open.close().await;
     let open = Open::at(directory.path(), 2, QUOTA).await;
@@ -202,9 +203,8 @@ async fn the_outbox_is_put_right_once_the_time_service_knows_the_time() {
     let running = tokio::spawn(run(clock.clone(), open.outbox.clone(), stop.clone()));
     let stamp = Stamped { unix_us: clock.unix_us(), time_quality: clock.quality(), ..telemetry(1) };
     open.outbox.append(vec![stamp], None).await.expect("written");
-    let time = async || {
-        Envelope::decode(&open.rows().await[0].envelope).expect("whole").header.unix_us
-    };
+    let time =
+        async || Envelope::decode(&open.rows().await[0].envelope).expect("whole").header.unix_us;
     // Somebody sets the clock by hand: that it is right now, nobody vouches for.
     wall.store(START_US + HOUR, Ordering::Relaxed);
     steady.store(HOUR, Ordering::Relaxed);

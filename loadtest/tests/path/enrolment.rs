@@ -20,6 +20,8 @@ const RUN_LIMIT: Duration = Duration::from_secs(120);
 struct Operator {
     broker: Broker,
     server: Program,
+    /// Keeps the broker's files up to date, as the operator's manual says.
+    _access: Program,
     url: String,
     key: String,
     client: Client,
@@ -62,9 +64,6 @@ async fn a_code_is_all_that_a_station_needs() -> Result<()> {
     let said = String::from_utf8(enrolled.stdout)?;
     ensure!(said.contains(&operator.broker.url()), "the broker's address is told: {said}");
 
-    // Mosquitto learns of the station as the operator's manual says.
-    operator.write_access()?;
-    operator.broker.reload()?;
     let mut running =
         Program::start("station", Path::new("/usr/bin/env"), station(&["run"])?, folder)?;
     let ended = running.wait(RUN_LIMIT)?;
@@ -95,8 +94,15 @@ impl Operator {
         let make_key = ["create-api-key", "technician", "--role", "admin"];
         let key = printed("ecosight-cloud", &[&make_key, &in_data[..]].concat())?;
         let key = String::from_utf8(key)?.trim().to_owned();
-        write_access(folder.path())?;
-        let broker = Broker::start_closed(&folder.path().join("access"))?;
+        let access = folder.path().join("access");
+        let write_access =
+            ["mosquitto-acl", "--out", text(&access)?, "--server-password-file", text(&password)?];
+        let write_access = [&write_access[..], &in_data].concat();
+        printed("ecosight-cloud", &write_access)?;
+        let broker = Broker::start_closed(&access)?;
+        let reload = format!("kill -HUP {}", broker.id().context("no broker")?);
+        let follow = [&write_access[..], &["--follow", "--then", &reload]].concat();
+        let access = Program::start("access", &built("ecosight-cloud"), follow, folder.path())?;
         let (listen, config) =
             (format!("127.0.0.1:{}", free_port()?), folder.path().join("cloud.toml"));
         let settings = format!(
@@ -112,7 +118,7 @@ impl Operator {
         let server = Program::start("server", &built("ecosight-cloud"), arguments, folder.path())?;
         let client = Client::builder().timeout(Duration::from_secs(20)).build()?;
         let url = format!("http://{listen}");
-        let mut operator = Self { broker, server, url, key, client, folder };
+        let mut operator = Self { broker, server, _access: access, url, key, client, folder };
         operator.wait().await?;
         Ok(operator)
     }
@@ -131,10 +137,6 @@ impl Operator {
         }
     }
 
-    fn write_access(&self) -> Result<()> {
-        write_access(self.folder.path())
-    }
-
     /// Asks the API as the operator does.
     async fn ask(&self, method: Method, path: &str, body: Option<Value>) -> Result<Value> {
         let request = self.client.request(method, format!("{}{path}", self.url));
@@ -149,22 +151,6 @@ impl Operator {
         ensure!(status.is_success(), "{path}: {status} {text}");
         Ok(serde_json::from_str(&text)?)
     }
-}
-
-/// Writes the broker's files for the stations that the server in `folder` knows.
-fn write_access(folder: &Path) -> Result<()> {
-    let (access, password, data) =
-        (folder.join("access"), folder.join("password"), folder.join("server"));
-    let arguments = [
-        "mosquitto-acl",
-        "--out",
-        text(&access)?,
-        "--server-password-file",
-        text(&password)?,
-        "--data-dir",
-        text(&data)?,
-    ];
-    printed("ecosight-cloud", &arguments).map(drop)
 }
 
 #[allow(clippy::disallowed_methods, reason = "a test's file need not be durable")]
