@@ -42,7 +42,7 @@ rust-tests: ## Unit, property, golden, database, broker and path tests
 	take_yamnet $(CARGO_TARGET_DIR)/debug
 	cargo nextest run $(ALL)
 
-soak: ## The station's endurance tests at the size of their promises (an hour; as root also power cuts)
+soak: ## The station's endurance tests at the size of their promises (an hour and more; as root also power cuts)
 	@$(SETUP) cargo build $(ALL)
 	ECOSIGHT_SOAK=1 cargo nextest run $(ALL) -E 'package(ecosight-agent) & test(endurance)' --no-capture --no-fail-fast
 

@@ -71,10 +71,20 @@ pub(crate) struct Options {
 /// A station and what it will hear.
 struct Station {
     name: String,
-    child: Child,
+    child: Running,
     sound: Vec<u8>,
     /// Onsets of the shots, s from the beginning.
     shots: Vec<f64>,
+}
+
+/// A child that goes with its owner.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 /// A station's sound as it went in.
@@ -123,7 +133,7 @@ fn measure(
     let deadline = Instant::now() + START_LIMIT;
     while online.len() < stations.len() {
         for station in &mut stations {
-            let ended = station.child.try_wait()?;
+            let ended = station.child.0.try_wait()?;
             ensure!(ended.is_none(), "{} ended: its log is above", station.name);
         }
         ensure!(Instant::now() < deadline, "only {online:?} came up");
@@ -140,7 +150,7 @@ fn measure(
     let mut children = Vec::new();
     for (mut station, number) in stations.into_iter().zip(0_u32..) {
         let late = APART * number;
-        let pipe = station.child.stdin.take().context("a station without standard input")?;
+        let pipe = station.child.0.stdin.take().context("a station without standard input")?;
         let (started, sound) = (begin + late, std::mem::take(&mut station.sound));
         let started_us = begin_us + late.as_micros() as i64;
         children.push(station.child);
@@ -170,11 +180,7 @@ fn measure(
         let late = feed.join().map_err(|_| anyhow::anyhow!("a feed panicked"))??;
         tally.late = tally.late.max(late);
     }
-    for mut child in children {
-        // Its pipe has ended, and so does it.
-        let _ = child.kill();
-        let _ = child.wait();
-    }
+    drop(children);
     tally.report(options)
 }
 
@@ -277,7 +283,7 @@ impl Station {
             .stdout(Stdio::null())
             .spawn()
             .context("ecosight-agent: is it built?")?;
-        Ok(Self { name, child, sound: samples_of(&fs::read(&wav)?)?, shots })
+        Ok(Self { name, child: Running(child), sound: samples_of(&fs::read(&wav)?)?, shots })
     }
 }
 
