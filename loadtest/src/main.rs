@@ -4,6 +4,7 @@
 
 mod alerts;
 mod fleet;
+mod lists;
 mod predict;
 mod quantile;
 mod rollout;
@@ -27,6 +28,8 @@ enum Command {
     Fleet(fleet::Options),
     /// Shots in the sound of real stations at real time; says how long each takes to be an alert
     Alerts(alerts::Options),
+    /// The API's lists; says how long each takes
+    Lists(lists::Options),
     /// Stations that take a signed release, cohort by cohort; says how long the rollout took
     Rollout(rollout::Options),
     /// Print the public key of `rollout`, for the server's releases.trusted_keys
@@ -40,6 +43,7 @@ async fn main() -> anyhow::Result<ExitCode> {
         Command::Predict(options) => predict::run(options).await,
         Command::Fleet(options) => fleet::run(options).await,
         Command::Alerts(options) => alerts::run(options).await,
+        Command::Lists(options) => lists::run(options).await,
         Command::Rollout(options) => rollout::run(options).await,
         Command::RolloutKey(options) => Ok(rollout::print_key(&options)),
     }
