@@ -35,7 +35,7 @@ const START_LIMIT: Duration = Duration::from_secs(60);
 /// After the end of the sound, alerts may come for this long.
 const SETTLE: Duration = Duration::from_secs(10);
 /// An alert is of a shot whose onset it states no worse than this.
-const SAME_S: f64 = 0.6;
+const SAME_S: f64 = 1.5;
 /// Stations begin apart by this, so that their windows do not end at one moment.
 const APART: Duration = Duration::from_millis(137);
 
