@@ -1,7 +1,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
-.PHONY: help demo test lint deps-check rust-tests page page-tests demo-test contract soak train train-compact evaluate bench bench-inference bench-api load openapi fmt clean
+.PHONY: help demo test lint deps-check rust-tests deb cross-test page page-tests demo-test contract soak train train-compact evaluate bench bench-inference bench-api bench-alerts load openapi fmt clean
 
 CARGO_TARGET_DIR ?= $(CURDIR)/target
 export CARGO_TARGET_DIR
@@ -42,9 +42,15 @@ rust-tests: ## Unit, property, golden, database, broker and path tests
 	take_yamnet $(CARGO_TARGET_DIR)/debug
 	cargo nextest run $(ALL)
 
-soak: ## The station's endurance tests at the size of their promises (an hour; as root also power cuts)
+soak: ## The station's endurance tests at the size of their promises (an hour and more; as root also power cuts)
 	@$(SETUP) cargo build $(ALL)
 	ECOSIGHT_SOAK=1 cargo nextest run $(ALL) -E 'package(ecosight-agent) & test(endurance)' --no-capture --no-fail-fast
+
+deb: ## The agent's Debian package (TARGET=aarch64, armv7 or amd64)
+	@exec cross/build $(or $(TARGET),aarch64)
+
+cross-test: ## The Raspberry Pi's program in an emulator hears what this machine's does (a long build: not in test)
+	@exec cross/test $(or $(TARGET),aarch64)
 
 page: ## Rebuild the page; fails if the committed build differs
 	@$(SETUP) need_node
@@ -86,6 +92,12 @@ bench-inference: ## Measure inference beside XNNPACK and ONNX Runtime, layer by 
 
 bench-api: ## Measure the server: /predict, overload, ingest
 	@exec loadtest/bench-api $(SECONDS_EACH)
+
+bench-alerts: ## Measure sound to alert: 240 shots, four stations at real time (nine minutes)
+	@$(SETUP) need_compiler; need_rust
+	cargo build --release --workspace --all-features --bins
+	take_yamnet $(CARGO_TARGET_DIR)/release
+	$(CARGO_TARGET_DIR)/release/ecosight-load alerts --at-least 200
 
 contract: ## Made-up requests against the API's own description (Schemathesis)
 	@exec loadtest/contract

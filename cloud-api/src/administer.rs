@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::io::Write as _;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use ecosight_models::durable;
@@ -24,6 +25,8 @@ use crate::store::{CredentialRow, Deed, EventFilter, NewKey, NewUser, Store};
 const ACTOR: &str = "operator";
 /// Lines of a list.
 const LISTED: i64 = 200;
+/// A station that has just been enrolled waits so long for the broker to know it.
+const FOLLOW_EVERY: Duration = Duration::from_secs(2);
 
 pub(crate) async fn store(config: &Config) -> Result<Store> {
     open_store(config, &data_dir(config)?).await
@@ -96,14 +99,13 @@ pub async fn create_api_key(config: &Config, options: &cli::CreateApiKey) -> Res
     log::print(&format!("{}\n", secret.reveal()))
 }
 
-/// Writes Mosquitto's password and ACL files.
+/// Writes Mosquitto's password and ACL files, and goes on doing so if asked to.
 ///
 /// # Errors
-/// If the database cannot be read or the folder cannot be written.
+/// If the database cannot be read, the folder cannot be written, or the command fails; once it follows,
+/// that is logged and tried again.
 pub async fn mosquitto_acl(config: &Config, options: &cli::MosquittoAcl) -> Result<()> {
     let store = store(config).await?;
-    let stations = store.credentials().await?;
-    store.close().await;
     let server = match &options.server_password_file {
         Some(file) => {
             let text = std::fs::read_to_string(file)
@@ -113,15 +115,45 @@ pub async fn mosquitto_acl(config: &Config, options: &cli::MosquittoAcl) -> Resu
         }
         None => None,
     };
-    let (passwords, acl) = mosquitto_files(&options.server_user, server.as_deref(), &stations);
-    let write = |name: &str, text: &str| {
+    let mut written = None;
+    let stations = write_access(&store, options, server.as_deref(), &mut written).await?;
+    log::print(&hint(&options.out, stations))?;
+    while options.follow {
+        tokio::time::sleep(FOLLOW_EVERY).await;
+        if let Err(error) = write_access(&store, options, server.as_deref(), &mut written).await {
+            tracing::warn!("the broker's files are not up to date, trying again: {error:#}");
+        }
+    }
+    store.close().await;
+    Ok(())
+}
+
+/// Writes the files if they are not as `written` says; gives how many stations they name.
+async fn write_access(
+    store: &Store,
+    options: &cli::MosquittoAcl,
+    server: Option<&str>,
+    written: &mut Option<(String, String)>,
+) -> Result<usize> {
+    let stations = store.credentials().await?;
+    let files = mosquitto_files(&options.server_user, server, &stations);
+    if written.as_ref() == Some(&files) {
+        return Ok(stations.len());
+    }
+    for (name, text) in [("passwords", &files.0), ("acl", &files.1)] {
         let path = options.out.join(name);
         durable::write_file(&path, text.as_bytes())
-            .with_context(|| format!("cannot write {}", path.display()))
-    };
-    write("passwords", &passwords)?;
-    write("acl", &acl)?;
-    log::print(&hint(&options.out, stations.len()))
+            .with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    if let Some(command) = &options.then {
+        let ended = tokio::process::Command::new("sh").args(["-c", command]).status().await;
+        let ended = ended.with_context(|| format!("cannot run {command:?}"))?;
+        if !ended.success() {
+            bail!("{command:?}: {ended}");
+        }
+    }
+    *written = Some(files);
+    Ok(stations.len())
 }
 
 fn hint(out: &Path, stations: usize) -> String {
@@ -129,7 +161,8 @@ fn hint(out: &Path, stations: usize) -> String {
     format!(
         "{stations} stations. In mosquitto.conf:\n  allow_anonymous false\n  \
          password_file {out}/passwords\n  acl_file {out}/acl\n  max_inflight_messages 0\n\
-         Then: kill -HUP of Mosquitto, now and after every enrolment or retirement.\n"
+         Then: kill -HUP of Mosquitto, now and after every enrolment or retirement; or \
+         leave that to --follow and --then.\n"
     )
 }
 

@@ -249,6 +249,12 @@ pub struct MosquittoAcl {
     /// File with the server's own password at the broker
     #[arg(long, value_name = "FILE")]
     pub server_password_file: Option<PathBuf>,
+    /// Go on, and write them again whenever a station is enrolled or retired
+    #[arg(long)]
+    pub follow: bool,
+    /// Shell command that has Mosquitto read them again, as in "systemctl reload mosquitto"
+    #[arg(long, value_name = "COMMAND")]
+    pub then: Option<String>,
     /// Where the server keeps its records
     #[command(flatten)]
     pub settings: Settings,

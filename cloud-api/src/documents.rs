@@ -31,6 +31,10 @@ pub struct EventDocument {
     score: f64,
     time: String,
     time_quality: String,
+    /// By the station's clock when it was heard, where that clock was put right before the event was
+    /// sent: `time` is the better one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    recorded_time: Option<String>,
     received_at: String,
     duration_ms: Option<i64>,
     decided_after_ms: Option<i64>,
@@ -153,6 +157,7 @@ impl From<EventRow> for EventDocument {
             score: row.score,
             time: rfc3339(row.onset_us),
             time_quality: row.time_quality,
+            recorded_time: recorded_us(row.id, row.onset_us).map(rfc3339),
             received_at: rfc3339(row.received_us),
             duration_ms: row.duration_ms,
             decided_after_ms: row.decided_after_ms,
@@ -170,6 +175,13 @@ impl From<EventRow> for EventDocument {
             clip,
         }
     }
+}
+
+/// The time that the event's id was made from, where that is not its onset any more.
+fn recorded_us(id: Uuid, onset_us: i64) -> Option<i64> {
+    let (seconds, nanos) = id.get_timestamp()?.to_unix();
+    let at_us = i64::try_from(seconds).ok()? * 1_000_000 + i64::from(nanos / 1_000);
+    (at_us != onset_us.div_euclid(1_000) * 1_000).then_some(at_us)
 }
 
 /// Scores by class, where there are as many as the model has classes.

@@ -2,18 +2,23 @@
 
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU8, Ordering};
-use std::time::{Duration, UNIX_EPOCH};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use ecosight_shared::TimeQuality;
 use tokio_util::sync::CancellationToken;
+
+use crate::correction::{Correction, Steps};
 
 /// Where time comes from, and what is known of how good it is.
 #[derive(Clone)]
 pub struct Clock {
     now: Arc<dyn Fn() -> i64 + Send + Sync>,
+    /// A clock that nobody moves, from any beginning.
+    steady: Arc<dyn Fn() -> i64 + Send + Sync>,
     known: Arc<Known>,
+    steps: Arc<Mutex<Steps>>,
 }
 
 /// What the machine's time service says; written by [`Clock::watch`].
@@ -51,9 +56,44 @@ impl Clock {
     /// A clock that the caller moves.
     #[must_use]
     pub fn from_fn(now_us: impl Fn() -> i64 + Send + Sync + 'static) -> Self {
+        let start = Instant::now();
+        Self::from_fns(now_us, move || {
+            i64::try_from(start.elapsed().as_micros()).unwrap_or(i64::MAX)
+        })
+    }
+
+    /// A clock that the caller moves, beside one that is never set; both µs.
+    #[must_use]
+    pub fn from_fns(
+        now_us: impl Fn() -> i64 + Send + Sync + 'static,
+        steady_us: impl Fn() -> i64 + Send + Sync + 'static,
+    ) -> Self {
         let known =
             Known { quality: AtomicU8::new(NOT_ASKED), offset_us: AtomicI64::new(i64::MIN) };
-        Self { now: Arc::new(now_us), known: Arc::new(known) }
+        let clock = Self {
+            now: Arc::new(now_us),
+            steady: Arc::new(steady_us),
+            known: Arc::new(known),
+            steps: Arc::default(),
+        };
+        clock.observe();
+        clock
+    }
+
+    /// Looks whether the clock was set since the last look.
+    pub fn observe(&self) {
+        let mut steps = self.steps.lock().unwrap_or_else(PoisonError::into_inner);
+        steps.observe((self.steady)(), self.unix_us());
+    }
+
+    /// What times before the last step have to be moved by, once the clock is kept by something that
+    /// knows the time.
+    #[must_use]
+    pub fn correction(&self) -> Option<Correction> {
+        if !matches!(self.quality(), TimeQuality::Network | TimeQuality::Gps) {
+            return None;
+        }
+        self.steps.lock().unwrap_or_else(PoisonError::into_inner).correction()
     }
 
     /// Microseconds since 1970 UTC.

@@ -283,6 +283,16 @@ impl CommandLine {
                     enrolled.device,
                     enrolled.settings.display()
                 ))?;
+                match &enrolled.broker {
+                    Some(broker) => {
+                        print(&format!("broker {broker}; now: ecosight-agent doctor\n"))?
+                    }
+                    None => print(&format!(
+                        "the server does not say where its broker is: set mqtt.url in agent.toml \
+                         (it is {} now), or mqtt.stations_url at the server\n",
+                        config.mqtt.url
+                    ))?,
+                }
                 Ok(true)
             }
             Command::Configfile => {

@@ -1,10 +1,12 @@
 //! `enroll`: introduces the station to the server with a code that works once.
 //!
-//! What the server answers becomes `enrolment.toml` in the data directory, which counts less than
-//! what the operator wrote; secrets go into files of their own that only this user may read.
+//! What the server answers becomes `enrolment.toml` in the data directory: all that the station needs
+//! to reach broker and server with credentials of its own. It counts less than what the operator
+//! wrote; secrets go into files of their own that only the directory's owner may read.
 
+use std::fs::Permissions;
 use std::io::Read as _;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -15,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::Clock;
 use crate::command::EnrollArgs;
-use crate::config::{Config, ENROLMENT_FILE};
+use crate::config::{self, Config, ENROLMENT_FILE};
 use crate::{station, upload};
 
 /// Longest wait for the server.
@@ -46,6 +48,8 @@ struct Answer {
     token: Option<String>,
     /// The broker's address.
     mqtt_url: Option<String>,
+    /// Certificate of the authority that the broker's own is checked against, PEM.
+    mqtt_ca: Option<String>,
 }
 
 /// What was written.
@@ -57,6 +61,8 @@ pub struct Enrolled {
     pub device: DeviceId,
     /// Its site.
     pub site: Option<Slug>,
+    /// Where its broker is, if the server said so.
+    pub broker: Option<String>,
 }
 
 /// Introduces the station.
@@ -78,7 +84,7 @@ pub async fn enroll(config: &Config, args: &EnrollArgs, clock: &Clock) -> Result
     }
     let url = args.url.clone().or_else(|| config.cloud.url.clone());
     let url = url.context("no server: give --url, or set cloud.url")?;
-    let cloud = crate::config::Cloud {
+    let cloud = config::Cloud {
         url: Some(url.clone()),
         token_file: None,
         username: None,
@@ -125,6 +131,11 @@ fn keep(answer: Answer, device: DeviceId, url: &str, data_dir: &Path) -> Result<
     };
     let name = answer.device_name.as_deref().map(slug).transpose()?;
     let site = answer.site_id.as_deref().map(slug).transpose()?;
+    if let Some(url) = &answer.mqtt_url {
+        // Written down it would keep the station from starting at all.
+        let broker = config::Mqtt { url: url.clone(), ..config::Mqtt::default() };
+        broker.broker().map_err(|problem| anyhow::anyhow!("the server's mqtt_url: {problem}"))?;
+    }
     let mut table = toml::Table::new();
     let mut set = |section: &str, key: &str, value: String| {
         let entry = table.entry(section).or_insert_with(|| toml::Table::new().into());
@@ -140,16 +151,19 @@ fn keep(answer: Answer, device: DeviceId, url: &str, data_dir: &Path) -> Result<
         set("station", "site", site.to_string());
     }
     set("cloud", "url", url.to_owned());
-    if let Some(broker) = answer.mqtt_url {
-        set("mqtt", "url", broker);
+    if let Some(broker) = &answer.mqtt_url {
+        set("mqtt", "url", broker.clone());
     }
     let secret = |file: &str, content: &str| -> Result<String> {
         let path = data_dir.join(file);
-        durable::write_file(&path, content.as_bytes())
-            .and_then(|()| std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)))
-            .with_context(|| format!("cannot write {}", path.display()))?;
+        write(&path, content, 0o600)?;
         Ok(path.display().to_string())
     };
+    if let Some(ca) = &answer.mqtt_ca {
+        let path = data_dir.join("broker-ca.pem");
+        write(&path, ca, 0o644)?;
+        set("mqtt", "ca", path.display().to_string());
+    }
     if let Some(token) = &answer.token {
         set("cloud", "token_file", secret("cloud-token", token)?);
     }
@@ -163,8 +177,23 @@ fn keep(answer: Answer, device: DeviceId, url: &str, data_dir: &Path) -> Result<
         }
     }
     let settings = data_dir.join(ENROLMENT_FILE);
-    let text = format!("# Written by `ecosight-agent enroll`; agent.toml counts more.\n{table}");
-    durable::write_file(&settings, text.as_bytes())
-        .with_context(|| format!("cannot write {}", settings.display()))?;
-    Ok(Enrolled { settings, device, site })
+    let text = format!(
+        "# Written by `ecosight-agent enroll`. What agent.toml sets to something else than its \
+         default counts more.\n{table}"
+    );
+    write(&settings, &text, 0o640)?;
+    Ok(Enrolled { settings, device, site, broker: answer.mqtt_url })
+}
+
+/// Writes a file that the station's own user can read, although an administrator enrols it.
+fn write(path: &Path, content: &str, mode: u32) -> Result<()> {
+    let cannot = || format!("cannot write {}", path.display());
+    durable::write_file(path, content.as_bytes()).with_context(cannot)?;
+    std::fs::set_permissions(path, Permissions::from_mode(mode)).with_context(cannot)?;
+    let directory = path.parent().unwrap_or(path);
+    let owner = std::fs::metadata(directory).with_context(cannot)?;
+    if rustix::process::geteuid().is_root() {
+        chown(path, Some(owner.uid()), Some(owner.gid())).with_context(cannot)?;
+    }
+    Ok(())
 }

@@ -3,7 +3,7 @@
 //! ```text
 //! source → ear (window → classifier → detector) → hearing → recorder → outbox → uplink → broker
 //!                └ speech, budget, candidate         │ └ ring → clip ─────┘ └→ upload → cloud
-//!                                                    └ trace (why)
+//!                                                    └ trace (why)      clock → correction ↑
 //!                            update (a signed model, tried on the same sound) → ear
 //! ```
 //!
@@ -20,6 +20,7 @@ pub mod clock;
 pub mod command;
 pub mod condition;
 pub mod config;
+pub mod correction;
 pub mod doctor;
 pub mod ear;
 pub mod enroll;
@@ -190,6 +191,11 @@ pub async fn run(config: Config, clock: Clock) -> Result<()> {
         tasks.spawn("page", async move { Ok(page.serve(listener, drain).await?) });
     }
     tokio::spawn(clock.clone().watch(stages.drain.clone()));
+    // A recording has its own times, which have nothing to do with this machine's.
+    if config.source.start_time.is_none() {
+        let (clock, outbox, drain) = (clock.clone(), outbox.clone(), stages.drain.clone());
+        tasks.spawn("correction", async move { Ok(correction::run(clock, outbox, drain).await?) });
+    }
     let reporter = Reporter {
         health: Arc::clone(&health),
         outbox: outbox.clone(),

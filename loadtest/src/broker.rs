@@ -50,12 +50,25 @@ impl Broker {
     /// # Errors
     /// [`BrokerError`]; a caller that may go without a broker checks for `NotInstalled`.
     pub fn start() -> Result<Self, BrokerError> {
+        Self::start_for(None)
+    }
+
+    /// Starts one that lets nobody in but whom the files `passwords` and `acl` of a folder name, as
+    /// `ecosight-cloud mosquitto-acl` writes them.
+    ///
+    /// # Errors
+    /// As [`Broker::start`].
+    pub fn start_closed(access: &Path) -> Result<Self, BrokerError> {
+        Self::start_for(Some(access))
+    }
+
+    fn start_for(access: Option<&Path>) -> Result<Self, BrokerError> {
         let binary = BINARIES.iter().map(PathBuf::from).find(|path| path.exists());
         let binary = binary.ok_or(BrokerError::NotInstalled)?;
         let folder = TempDir::new()?;
         let port = free_port()?;
         let config = folder.path().join("mosquitto.conf");
-        write_config(&config, folder.path(), port)?;
+        write_config(&config, folder.path(), port, access)?;
         let mut broker = Self { binary, config, port, running: None, folder };
         broker.run()?;
         Ok(broker)
@@ -92,6 +105,12 @@ impl Broker {
         Ok(())
     }
 
+    /// Its process id while it runs.
+    #[must_use]
+    pub fn id(&self) -> Option<u32> {
+        self.running.as_ref().map(Program::id)
+    }
+
     /// Stops it in order: it saves its sessions.
     ///
     /// # Errors
@@ -121,10 +140,16 @@ impl Broker {
     clippy::disallowed_methods,
     reason = "a configuration for a test's broker need not be durable"
 )]
-fn write_config(path: &Path, folder: &Path, port: u16) -> io::Result<()> {
+fn write_config(path: &Path, folder: &Path, port: u16, access: Option<&Path>) -> io::Result<()> {
     let folder = folder.display();
+    let who = match access.map(Path::display) {
+        Some(access) => format!(
+            "allow_anonymous false\npassword_file {access}/passwords\nacl_file {access}/acl"
+        ),
+        None => "allow_anonymous true".to_owned(),
+    };
     let text = format!(
-        "listener {port} 127.0.0.1\nallow_anonymous true\nuser root\npersistence true\n\
+        "listener {port} 127.0.0.1\n{who}\nuser root\npersistence true\n\
          persistence_location {folder}/\nmax_queued_messages 0\nmax_inflight_messages 0\nlog_dest stderr\n"
     );
     fs::write(path, text)

@@ -354,7 +354,7 @@ async fn look_up(options: &Options, sent: &HashSet<Uuid>) -> Result<(usize, usiz
 }
 
 #[allow(clippy::disallowed_methods, reason = "the one place that reads the clock")]
-fn now_us() -> i64 {
+pub(crate) fn now_us() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
 }

@@ -2,6 +2,7 @@
 
 #![allow(clippy::print_stdout, reason = "results go to standard output")]
 
+mod alerts;
 mod fleet;
 mod lists;
 mod predict;
@@ -25,6 +26,8 @@ enum Command {
     Predict(predict::Options),
     /// Stations that send detections over MQTT; says what was lost on the way to the database
     Fleet(fleet::Options),
+    /// Shots in the sound of real stations at real time; says how long each takes to be an alert
+    Alerts(alerts::Options),
     /// The API's lists; says how long each takes
     Lists(lists::Options),
     /// Stations that take a signed release, cohort by cohort; says how long the rollout took
@@ -39,6 +42,7 @@ async fn main() -> anyhow::Result<ExitCode> {
     match Cli::parse().command {
         Command::Predict(options) => predict::run(options).await,
         Command::Fleet(options) => fleet::run(options).await,
+        Command::Alerts(options) => alerts::run(options).await,
         Command::Lists(options) => lists::run(options).await,
         Command::Rollout(options) => rollout::run(options).await,
         Command::RolloutKey(options) => Ok(rollout::print_key(&options)),

@@ -74,7 +74,8 @@ pub struct Alert {
 /// An event that is over, with its evidence. The envelope's time is the event's onset.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Detection {
-    /// The event: that of its [`Alert`] where one was sent, else [`EventId::of`] this header.
+    /// The event: that of its [`Alert`] where one was sent, else [`EventId::of`] this header as it was
+    /// written ([`Flags::TIME_CORRECTED`]).
     pub event: EventId,
     /// Name of the class.
     pub class: String<CLASS_NAME_MAX_LEN>,
@@ -218,6 +219,9 @@ impl Message {
 impl Flags {
     /// The sound was injected by the station to prove that it hears: never page a ranger.
     pub const CANARY: Self = Self(1);
+    /// The header's time was put right after the event's id was made from it, when the station's clock
+    /// became known: that the two differ does not mean that an alert went before.
+    pub const TIME_CORRECTED: Self = Self(2);
 
     /// Whether every bit of `other` is set.
     #[must_use]

@@ -138,6 +138,20 @@ pub(super) const KEYS: &[Key] = &[
         get: |c| c.mqtt.password_file.as_ref().map(|p| quoted(&p.to_string_lossy())),
     },
     Key {
+        section: "mqtt",
+        name: "stations_url",
+        doc: "Where stations reach the broker, as in mqtts://HOST:8883; enrolment tells them.",
+        set: |c, v| stations_url(v).map(|v| c.mqtt.stations_url = v),
+        get: |c| Some(quoted(&c.mqtt.stations_url)),
+    },
+    Key {
+        section: "mqtt",
+        name: "stations_ca",
+        doc: "PEM file of the authority that they check it with; the system's if not set.",
+        set: |c, v| path(v).map(|v| c.mqtt.stations_ca = Some(v)),
+        get: |c| c.mqtt.stations_ca.as_ref().map(|p| quoted(&p.to_string_lossy())),
+    },
+    Key {
         section: "storage",
         name: "data_dir",
         doc: "Directory of the SQLite file and the clips; empty for the usual place.",
@@ -414,6 +428,19 @@ pub(super) fn database(value: Written) -> Result<String, String> {
     }
     // The URL may hold a password, so it is not repeated here.
     Err("a database URL begins with sqlite: or postgres://".into())
+}
+
+/// A broker's address as a station takes it; empty for none.
+fn stations_url(value: Written) -> Result<String, String> {
+    let url = text(value)?;
+    let rest = url.strip_prefix("mqtts://").or_else(|| url.strip_prefix("mqtt://"));
+    let is_place = |rest: &str| {
+        !rest.is_empty() && rest.len() <= 255 && !rest.contains(['/', '@', '?', '#', ' '])
+    };
+    if url.is_empty() || rest.is_some_and(is_place) {
+        return Ok(url);
+    }
+    Err(format!("{url:?} is no broker; write it as in \"mqtts://broker.example:8883\""))
 }
 
 fn client_id(value: Written) -> Result<String, String> {

@@ -77,6 +77,11 @@ pub struct MqttConfig {
     pub username: String,
     /// File that holds the password for it.
     pub password_file: Option<PathBuf>,
+    /// Where stations reach the broker, as enrolment tells them; empty for the embedded one's address,
+    /// or for nothing with an external one, whose address here may be of an inner network.
+    pub stations_url: String,
+    /// PEM file of the authority that stations check that broker with; the system's if not set.
+    pub stations_ca: Option<PathBuf>,
 }
 
 /// Which broker the server uses.
@@ -218,6 +223,8 @@ impl Default for Config {
                 shared_group: String::new(),
                 username: String::new(),
                 password_file: None,
+                stations_url: String::new(),
+                stations_ca: None,
             },
             storage: StorageConfig {
                 data_dir: PathBuf::new(),

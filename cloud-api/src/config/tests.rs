@@ -67,6 +67,19 @@ fn variables_of_the_agent_are_left_alone_and_typing_errors_are_not() {
 }
 
 #[test]
+fn stations_are_told_only_what_they_can_use() {
+    for url in ["", "mqtt://127.0.0.1:1883", "mqtts://broker.example"] {
+        let config = from_file(&format!("[mqtt]\nstations_url = \"{url}\"\n")).unwrap();
+        assert_eq!(config.mqtt.stations_url, url);
+    }
+    for url in ["broker.example", "http://broker", "mqtt://", "mqtt://user:secret@broker"] {
+        let ConfigError(faults) =
+            from_file(&format!("[mqtt]\nstations_url = \"{url}\"\n")).unwrap_err();
+        assert_eq!(faults[0].place, "cloud.toml:2", "{faults:?}");
+    }
+}
+
+#[test]
 fn brokers_are_read_and_shown_the_same() {
     for text in ["embedded", "mqtt://broker.example:1884", "mqtt://[::1]:1883"] {
         let choice: BrokerChoice = text.parse().unwrap();

@@ -192,6 +192,12 @@ pub(super) struct Enrolled {
     username: String,
     /// Shown once.
     password: String,
+    /// Where the broker is; left out if the server was not told.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mqtt_url: Option<String>,
+    /// Certificate of the authority that the broker is checked with, PEM; the system's if left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mqtt_ca: Option<String>,
 }
 
 /// Uses a code: gives a station its credentials
@@ -232,6 +238,8 @@ pub(super) async fn enrol(
         device_name,
         username: device_id.to_string(),
         password: secret.reveal().to_owned(),
+        mqtt_url: api.introduction.mqtt_url.clone(),
+        mqtt_ca: api.introduction.mqtt_ca.clone(),
     };
     Ok((StatusCode::CREATED, [(CACHE_CONTROL, "no-store")], Json(enrolled)).into_response())
 }

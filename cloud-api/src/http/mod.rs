@@ -105,6 +105,8 @@ pub struct Api {
     pub link: Link,
     /// `embedded` or `external`.
     pub broker: &'static str,
+    /// What a station that enrols is told of the broker.
+    pub introduction: Introduction,
     /// The server's own numbers; `None` where they are not measured.
     pub metrics: Option<PrometheusHandle>,
     /// Who may do what.
@@ -125,6 +127,15 @@ pub struct Api {
     pub stop: CancellationToken,
     /// Every path that is served; filled in by [`router`].
     pub endpoints: Arc<[String]>,
+}
+
+/// How stations reach the broker.
+#[derive(Clone, Debug, Default)]
+pub struct Introduction {
+    /// Its address; `None`: the station's own settings say it.
+    pub mqtt_url: Option<String>,
+    /// The authority of its certificate, PEM; `None`: the system's.
+    pub mqtt_ca: Option<String>,
 }
 
 impl Api {

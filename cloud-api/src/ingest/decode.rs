@@ -178,7 +178,8 @@ fn detection_draft(
         class: Some(detection.class.as_str().to_owned()),
         class_index: None,
         // An event that was alerted of has its id from the alert's record, any other from its own.
-        alert: detection.event != EventId::of(header.record, header.unix_us),
+        alert: detection.event != EventId::of(header.record, header.unix_us)
+            && !detection.flags.contains(Flags::TIME_CORRECTED),
         canary: detection.flags.contains(Flags::CANARY),
         flags: detection.flags.0,
         complete: true,

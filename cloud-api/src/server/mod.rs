@@ -19,7 +19,7 @@ use crate::chance::Chance;
 use crate::clips::Clips;
 use crate::clock::Clock;
 use crate::config::{BrokerChoice, Config};
-use crate::http::{self, Api};
+use crate::http::{self, Api, Introduction};
 use crate::ingest::{self, Ingest};
 use crate::lifecycle::{self, Signals, Tasks};
 use crate::link::{self, LinkOptions};
@@ -150,6 +150,7 @@ pub async fn serve(config: Config, roles: &Roles, clock: Clock) -> Result<()> {
         tally: tally.clone(),
         jobs: jobs.clone(),
         link: link.clone(),
+        introduction: introduction(&config, &broker)?,
         broker: if config.mqtt.broker == BrokerChoice::Embedded { "embedded" } else { "external" },
         guard: Guard::new(store.clone(), clock.clone(), open, config.http.rate_limit),
         passwords: Passwords::default(),
@@ -309,6 +310,27 @@ fn unwritable(dir: &Path) -> String {
          --data-dir",
         dir.display()
     )
+}
+
+/// What stations are told of the broker that was started or named.
+fn introduction(config: &Config, broker: &LinkOptions) -> Result<Introduction> {
+    let mqtt = &config.mqtt;
+    // On this machine alone is where a station is that enrols at a server of this machine alone.
+    let embedded = mqtt.listen.ip();
+    let is_place =
+        !embedded.is_unspecified() && (!embedded.is_loopback() || is_private(config.http.listen));
+    let mqtt_url = match (mqtt.stations_url.as_str(), &mqtt.broker) {
+        ("", BrokerChoice::Embedded) if is_place => {
+            Some(format!("mqtt://{}", std::net::SocketAddr::new(embedded, broker.port)))
+        }
+        ("", _) => None,
+        (url, _) => Some(url.to_owned()),
+    };
+    let mqtt_ca = mqtt.stations_ca.as_ref().map(|file| {
+        std::fs::read_to_string(file)
+            .with_context(|| format!("mqtt.stations_ca: cannot read {}", file.display()))
+    });
+    Ok(Introduction { mqtt_url, mqtt_ca: mqtt_ca.transpose()? })
 }
 
 /// The broker to connect with; the embedded one is started.

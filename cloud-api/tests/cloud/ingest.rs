@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use ecosight_loadtest::{Broker, BrokerError};
 use ecosight_shared::json::ConnectionState;
-use ecosight_shared::{DeviceId, Envelope, Topic};
+use ecosight_shared::{DeviceId, Envelope, EventId, Flags, Message, TimeQuality, Topic};
 use sqlx::Connection as _;
 
 use crate::databases;
 use crate::program::Server;
 use crate::station::{
-    SITE, Station, alert, bytes, detection, device, places, quiet_detection, status, telemetry,
+    SITE, START_US, Station, alert, bytes, detection, device, places, quiet_detection, status,
+    telemetry,
 };
 
 const LIMIT: Duration = Duration::from_secs(30);
@@ -92,6 +93,41 @@ async fn stored_receipted_and_told_once(server: &Server, mqtt_port: u16) {
     assert!(told.values().all(|&times| times == 1), "{told:?}");
 }
 
+/// A station whose clock became known puts right the time of what still waits: of an event that nobody
+/// was alerted of as well as of one whose alert has come before with the wrong time.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_time_that_was_put_right_replaces_the_wrong_one_and_makes_no_alert() {
+    let server = Server::start(&[]).await;
+    let id = device(1);
+    let mut station = Station::connect(server.mqtt_port, "station", &receipts_of(id)).await;
+    station.send_status(&status(id, ConnectionState::Online)).await;
+    let (mut early, mut after, mut quiet) =
+        (alert(id, 1), detection(id, 1, 2), quiet_detection(id, 3));
+    let wrong_us = 3_600_000_000;
+    let Message::Detection(dog) = &mut quiet.message else { panic!("no detection") };
+    dog.event = EventId::of(quiet.header.record, wrong_us);
+    dog.flags = Flags::TIME_CORRECTED;
+    let Message::Detection(shot) = &mut after.message else { panic!("no detection") };
+    shot.event = EventId::of(early.header.record, wrong_us);
+    (early.header.unix_us, early.header.time_quality) = (wrong_us, TimeQuality::Unknown);
+    for header in [&mut after.header, &mut quiet.header] {
+        (header.unix_us, header.time_quality) = (START_US, TimeQuality::FreeRunning);
+    }
+    let records = [early, after, quiet];
+    for record in &records {
+        station.send_record(record).await;
+    }
+    assert_eq!(station.receipts(&places(&records), LIMIT).await, places(&records));
+    let events = server.wait_for_items("/api/v1/detections", 2).await;
+    for event in &events {
+        assert_eq!(event["time"], "2026-03-01T18:00:00Z", "{event}");
+        assert_eq!(event["time_quality"], "free-running");
+        assert_eq!(event["recorded_time"], "1970-01-01T01:00:00Z");
+        assert_eq!(event["alert"], event["class"] == "gun_shot", "{event}");
+    }
+    assert_eq!(events.len(), 2);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn bad_payloads_are_set_aside_and_hold_nobody_up() {
     let server = Server::start(&[]).await;
@@ -104,7 +140,7 @@ async fn bad_payloads_are_set_aside_and_hold_nobody_up() {
     let mut damaged = good.clone();
     *damaged.last_mut().unwrap() ^= 1;
     let mut impossible = quiet_detection(id, 7);
-    if let ecosight_shared::Message::Detection(detection) = &mut impossible.message {
+    if let Message::Detection(detection) = &mut impossible.message {
         detection.score = f32::NAN;
     }
     for payload in [

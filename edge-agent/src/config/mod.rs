@@ -569,9 +569,17 @@ impl Written {
 
     fn reader(&self) -> Reader {
         let mut reader = Reader::default();
-        // Later ones override earlier ones: what a person wrote counts more than what enrolment did.
-        for (path, text) in self.enrolment.iter().chain(&self.file) {
+        if let Some((path, text)) = &self.enrolment {
             reader.add_file(path, text);
+        }
+        if let Some((path, text)) = &self.file {
+            let mut operators = Reader::default();
+            operators.add_file(path, text);
+            // `configfile` and the package write every default down, and whoever leaves such a line
+            // alone has not decided against what the server gave.
+            let mut defaults = Reader::default();
+            defaults.add_file(Path::new(""), EXAMPLE);
+            reader.add_over(operators, &defaults);
         }
         reader.add_environment(self.environment.iter().cloned());
         reader

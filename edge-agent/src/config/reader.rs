@@ -104,6 +104,18 @@ impl Reader {
         }
     }
 
+    /// Adds settings that count more than those that are here, except where one is only spelled out
+    /// as in `defaults`: then what is here stays.
+    pub(super) fn add_over(&mut self, later: Self, defaults: &Self) {
+        self.faults.extend(later.faults);
+        for (key, setting) in later.settings {
+            let at_default = defaults.settings.get(&key).map(|default| &default.value);
+            if at_default != Some(&setting.value) || !self.settings.contains_key(&key) {
+                self.settings.insert(key, setting);
+            }
+        }
+    }
+
     /// Adds overrides from the environment; variables without the prefix are left alone.
     pub(super) fn add_environment(&mut self, variables: impl Iterator<Item = (String, String)>) {
         for (name, text) in variables {

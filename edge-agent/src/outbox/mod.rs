@@ -20,7 +20,9 @@
 //!    with its open event, a detection with its clip and the end of its open event, all with the
 //!    position of the replay.
 //! 4. Records are read in the order of their importance, then of their writing.
-//! 5. A damaged file is kept aside under another name, what can still be read is taken over,
+//! 5. A record's time changes once at most, when the clock becomes known ([`Outbox::correct`]); its
+//!    number and its event's id never do.
+//! 6. A damaged file is kept aside under another name, what can still be read is taken over,
 //!    and the agent starts.
 //!
 //! One task owns the only connection and nobody can cancel it in the middle of a transaction.
@@ -42,6 +44,7 @@ use ecosight_shared::{
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::clip::ClipFile;
+use crate::correction::Correction;
 
 pub use store::{FILE, Survey, survey};
 
@@ -337,6 +340,16 @@ impl Outbox {
     /// See [`OutboxError`]; the receipt will come again.
     pub async fn release(&self, ranges: Vec<SeqRange>) -> Result<u64, OutboxError> {
         self.ask(|reply| writer::Request::Release { ranges, reply }).await
+    }
+
+    /// Puts the times of this start's records right, and of those that are written later with a time of
+    /// before; returns how many it found. Not to be done twice.
+    ///
+    /// # Errors
+    /// See [`OutboxError`]; then nothing was changed.
+    pub async fn correct(&self, correction: Correction) -> Result<u64, OutboxError> {
+        let correction = Arc::new(correction);
+        self.ask(|reply| writer::Request::Correct { correction, reply }).await
     }
 
     /// The next records of one priority behind row `after`, oldest first.

@@ -12,6 +12,8 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteRow};
 use sqlx::{Connection, Row as _};
 use uuid::Uuid;
 
+use crate::correction::Correction;
+
 use super::{ClipRow, Found, OpenDraft, OpenEvent, OutboxError, Priority, ReplayPosition, Row};
 
 /// Name of the file in the data directory.
@@ -19,6 +21,8 @@ pub const FILE: &str = "outbox.db";
 
 const FORMAT: i64 = 1;
 const SCHEMA: &str = include_str!("schema.sql");
+/// Records that are in memory at once when all are gone through.
+const PAGE: i64 = 256;
 
 /// The WAL is folded into the file at 1000 pages (SQLite's default) and then cut to 4 MiB; 1 MiB of
 /// cached pages is plenty for queries that each touch a few rows.
@@ -292,6 +296,46 @@ impl Store {
         .fetch_optional(&mut self.connection)
         .await?;
         row.map(|row| record_row(&row).map_err(OutboxError::of)).transpose()
+    }
+
+    /// Puts the times of one boot's records right, and those of open events; returns how many.
+    pub(super) async fn correct(&mut self, boot: u32, correction: &Correction) -> Result<u64> {
+        let (mut after, mut count) = (0, 0);
+        loop {
+            let rows = sqlx::query(
+                "SELECT id, boot, seq, priority, envelope, document FROM records \
+                 WHERE id > $1 ORDER BY id LIMIT $2",
+            )
+            .bind(after)
+            .bind(PAGE)
+            .fetch_all(&mut self.connection)
+            .await?;
+            let rows: Vec<Row> = rows.iter().map(record_row).collect::<sqlx::Result<_>>()?;
+            let Some(last) = rows.last() else { break };
+            after = last.id;
+            for row in rows.iter().filter(|row| row.boot == boot) {
+                let Some(corrected) = correction.of_record(row) else { continue };
+                sqlx::query(
+                    "UPDATE records SET created_us = $2, envelope = $3, document = $4 WHERE id = $1",
+                )
+                .bind(row.id)
+                .bind(corrected.unix_us)
+                .bind(corrected.envelope)
+                .bind(corrected.document)
+                .execute(&mut self.connection)
+                .await?;
+                count += 1;
+            }
+        }
+        for open in self.open_events().await? {
+            let Some((unix_us, quality)) = correction.of(open.unix_us, open.time_quality) else {
+                continue;
+            };
+            let device = DeviceId(Uuid::nil());
+            self.close_event(open.event).await?;
+            self.open_event(open.event, device, unix_us, quality, &open.known).await?;
+        }
+        Ok(count)
     }
 
     /// Gives up the oldest records of one priority.

@@ -12,6 +12,7 @@ use super::{
     ClipRow, Draft, Level, OpenEvent, OutboxError, Priority, Quota, ReplayPosition, Row, Stamped,
     Written,
 };
+use crate::correction::{Correction, restamp};
 
 type Reply<T> = oneshot::Sender<Result<T, OutboxError>>;
 
@@ -21,6 +22,7 @@ const GROUP: usize = 64;
 pub(super) enum Request {
     Append { records: Vec<Stamped>, position: Option<ReplayPosition>, reply: Reply<Vec<Written>> },
     Release { ranges: Vec<SeqRange>, reply: Reply<u64> },
+    Correct { correction: Arc<Correction>, reply: Reply<u64> },
     AddClip { clip: ClipRow, priority: Priority, created_us: i64, reply: Reply<()> },
     ForgetClip { event: EventId, reply: Reply<()> },
     Next { priority: Priority, after: i64, limit: usize, reply: Reply<Vec<Row>> },
@@ -37,6 +39,7 @@ impl Request {
             self,
             Self::Append { .. }
                 | Self::Release { .. }
+                | Self::Correct { .. }
                 | Self::AddClip { .. }
                 | Self::ForgetClip { .. }
         )
@@ -52,6 +55,8 @@ struct Writer {
     /// Records by priority.
     counts: [u64; 3],
     dropped: u64,
+    /// For times that were stamped before the clock was known.
+    correction: Option<Arc<Correction>>,
 }
 
 /// What a transaction has done, to be kept or forgotten when it ends.
@@ -60,12 +65,13 @@ struct Done {
     next_seq: u32,
     counts: [u64; 3],
     dropped: u64,
+    correction: Option<Arc<Correction>>,
     appended: bool,
 }
 
 enum Answer {
     Written(Vec<Written>),
-    Removed(u64),
+    Count(u64),
     Done,
 }
 
@@ -85,7 +91,8 @@ pub(super) async fn run(
     if let Err(error) = store.note_boot(boot).await {
         tracing::warn!(%error, "cannot note the boot in the outbox");
     }
-    let mut writer = Writer { store, device, boot, next_seq: 1, quota, counts, dropped: 0 };
+    let mut writer =
+        Writer { store, device, boot, next_seq: 1, quota, counts, dropped: 0, correction: None };
     let mut group = Vec::with_capacity(GROUP);
     while requests.recv_many(&mut group, GROUP).await > 0 {
         writer.serve(&mut group, &written).await;
@@ -132,6 +139,7 @@ impl Writer {
             Ok(()) => {
                 (self.next_seq, self.counts, self.dropped) =
                     (done.next_seq, done.counts, done.dropped);
+                self.correction = done.correction;
                 for (request, answer) in requests.into_iter().zip(done.answers) {
                     request.answer(Ok(answer));
                 }
@@ -160,6 +168,7 @@ impl Writer {
             next_seq: self.next_seq,
             counts: self.counts,
             dropped: self.dropped,
+            correction: self.correction.clone(),
             appended: false,
         }
     }
@@ -187,7 +196,12 @@ impl Writer {
                         removed += gone;
                     }
                 }
-                Answer::Removed(removed)
+                Answer::Count(removed)
+            }
+            Request::Correct { correction, .. } => {
+                let corrected = self.store.correct(self.boot, correction).await?;
+                done.correction = Some(Arc::clone(correction));
+                Answer::Count(corrected)
             }
             Request::AddClip { clip, priority, created_us, .. } => {
                 self.store.insert_clip(clip, *priority, *created_us).await?;
@@ -206,13 +220,19 @@ impl Writer {
 
     async fn insert(&mut self, record: &Stamped, done: &mut Done) -> Result<Written, OutboxError> {
         let id = RecordId { device: self.device, boot: self.boot, seq: done.next_seq };
-        let derived = EventId::of(id, record.unix_us);
+        let corrected =
+            done.correction.as_ref().and_then(|how| how.of(record.unix_us, record.time_quality));
+        let (unix_us, time_quality) = corrected.unwrap_or((record.unix_us, record.time_quality));
+        let derived = EventId::of(id, unix_us);
         let mut event = derived;
         let mut json = None;
         let message = match &record.draft {
             Draft::Alert { alert, document, .. } => {
                 let mut document = document.clone();
                 document.event_id = derived.0;
+                if corrected.is_some() {
+                    restamp(&mut document, unix_us, time_quality);
+                }
                 json = Some(serde_json::to_string(&document).map_err(|_| OutboxError::Encode)?);
                 Message::Alert(*alert)
             }
@@ -227,8 +247,7 @@ impl Writer {
             }
             Draft::Telemetry(telemetry) => Message::Telemetry(*telemetry),
         };
-        let header =
-            Header { record: id, unix_us: record.unix_us, time_quality: record.time_quality };
+        let header = Header { record: id, unix_us, time_quality };
         let envelope = Envelope { header, message };
         let kind = envelope.message.kind();
         let priority = Priority::of(kind);
@@ -239,9 +258,7 @@ impl Writer {
             Draft::Alert { open, .. } => {
                 let mut open = open.clone();
                 open.so_far.event = derived;
-                self.store
-                    .open_event(event, self.device, record.unix_us, record.time_quality, &open)
-                    .await?;
+                self.store.open_event(event, self.device, unix_us, time_quality, &open).await?;
             }
             Draft::Detection { alerted, clip, .. } => {
                 if *alerted {
@@ -257,7 +274,7 @@ impl Writer {
                         format: clip.reference.format,
                     };
                     let importance = if *alerted { Priority::Alert } else { Priority::Detection };
-                    self.store.insert_clip(&row, importance, record.unix_us).await?;
+                    self.store.insert_clip(&row, importance, unix_us).await?;
                 }
             }
             Draft::Telemetry(_) => {}
@@ -310,6 +327,7 @@ impl Writer {
             }
             Request::Append { .. }
             | Request::Release { .. }
+            | Request::Correct { .. }
             | Request::AddClip { .. }
             | Request::ForgetClip { .. } => {}
         }
@@ -346,10 +364,13 @@ impl Request {
             (Self::Append { reply, .. }, Err(error)) => {
                 let _ = reply.send(Err(error));
             }
-            (Self::Release { reply, .. }, Ok(Answer::Removed(removed))) => {
-                let _ = reply.send(Ok(removed));
+            (
+                Self::Release { reply, .. } | Self::Correct { reply, .. },
+                Ok(Answer::Count(count)),
+            ) => {
+                let _ = reply.send(Ok(count));
             }
-            (Self::Release { reply, .. }, Err(error)) => {
+            (Self::Release { reply, .. } | Self::Correct { reply, .. }, Err(error)) => {
                 let _ = reply.send(Err(error));
             }
             (Self::ForgetClip { reply, .. } | Self::AddClip { reply, .. }, Ok(Answer::Done)) => {

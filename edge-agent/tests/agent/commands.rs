@@ -257,6 +257,8 @@ async fn enrolment(State(asked): State<Asked>, Json(body): Json<Value>) -> Respo
         "device_name": "river-bend",
         "username": "018f4d7e-0000-7000-8000-00000000abcd",
         "password": "s3cret",
+        "mqtt_url": "mqtts://broker.example:8883",
+        "mqtt_ca": "-----BEGIN CERTIFICATE-----",
         "something_new": [1, 2, 3],
     }))
     .into_response()
@@ -272,8 +274,10 @@ async fn a_station_enrols_with_a_code_and_then_knows_its_place() {
     let directory = tempdir().expect("a directory");
     let data = directory.path().join("data");
     let config = directory.path().join("agent.toml");
-    let toml =
-        format!("[storage]\ndata_dir = \"{}\"\n[station]\nname = \"ridge-7\"\n", data.display());
+    // As the package installs it, where every default is spelled out.
+    let toml = ecosight_agent::config::EXAMPLE
+        .replace("/var/lib/ecosight", &data.display().to_string())
+        .replace("name = \"station\"", "name = \"ridge-7\"");
     write(&config, toml.as_bytes());
     let path = config.display().to_string();
     let enroll = |code: &str| {
@@ -299,6 +303,9 @@ async fn a_station_enrols_with_a_code_and_then_knows_its_place() {
     );
     assert_eq!(settings.station.name.as_str(), "ridge-7", "what a person wrote counts more");
     assert_eq!(settings.cloud.url.as_deref(), Some(url.as_str()));
+    assert_eq!(settings.mqtt.url, "mqtts://broker.example:8883");
+    let ca = settings.mqtt.ca.expect("given");
+    assert_eq!(std::fs::read_to_string(ca).expect("there"), "-----BEGIN CERTIFICATE-----");
     assert_eq!(settings.mqtt.username, settings.cloud.username);
     assert!(settings.mqtt.username.is_some());
     let token = settings.mqtt.password_file.expect("given");

@@ -3,6 +3,7 @@
 //! Each test has a size that fits every run, and the one of the promise, which `make soak` runs
 //! (ECOSIGHT_SOAK=1).
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -11,7 +12,10 @@ use ecosight_shared::Kind;
 use tempfile::{TempDir, tempdir};
 
 use crate::outbox::Child;
-use crate::station::{Place, START, START_US, assert_every_thud_once, onsets, terminate, thuds};
+use crate::station::{
+    Place, ROUND, START, START_US, assert_every_thud_once, onsets, recording, terminate, thuds,
+    write,
+};
 use crate::support::{Open, QUOTA, Random, alert, silent_detection, telemetry, until};
 use crate::uplink::{Cloud, broker, start};
 use crate::uploads;
@@ -142,10 +146,28 @@ impl Drop for Mount {
     }
 }
 
+/// How the power goes.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Cut {
+    /// What was flushed is on the disk, and nothing else.
+    Clean,
+    /// And the sectors that were being written when it went hold zeros.
+    Torn,
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_power_cut_takes_nothing_that_was_called_durable() {
-    // A disk in memory, whose image is copied while the writer stands still: what was not flushed
-    // is not in the copy, as after a power cut.
+    power_cuts(Cut::Clean).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_power_cut_in_the_middle_of_a_write_takes_nothing_that_was_called_durable() {
+    power_cuts(Cut::Torn).await;
+}
+
+/// Cuts the power of a writer on a disk in memory, whose image is copied while the writer stands still:
+/// what was not flushed is not in the copy.
+async fn power_cuts(how: Cut) {
     let folder: TempDir = tempdir().expect("a directory");
     let Some(memory) =
         Mount::new(&["-t", "tmpfs", "-o", "size=200m", "none"], &folder.path().join("memory"))
@@ -164,20 +186,33 @@ async fn a_power_cut_takes_nothing_that_was_called_durable() {
     let mut said: Vec<(u32, u32)> = Vec::new();
     let cuts = size(3, 100) as u32;
     let disk = folder.path().join("disk");
+    let (mut torn, mut slowest) = (0, Duration::ZERO);
     for boot in 1..=cuts {
         let Some(mounted) = Mount::new(&["-o", "loop", &path(&image)], &disk) else { return };
         let child = Child::start(&disk, boot);
         tokio::time::sleep(Duration::from_millis(200 + random.below(500))).await;
-        let id = child.id().to_string();
-        assert!(run("kill", &["-STOP", &id]), "stopped");
-        assert!(run("cp", &["--sparse=always", &path(&image), &path(&copy)]), "cut");
+        let left = match how {
+            Cut::Clean => {
+                child.stop();
+                std::fs::read(&image).expect("the image")
+            }
+            Cut::Torn => {
+                let (left, sectors) = tear(&image, &child, &mut random);
+                torn += sectors;
+                left
+            }
+        };
         said.extend(child.kill());
         drop(mounted);
+        write(&copy, &left);
         std::fs::rename(&copy, &image).expect("the power is back");
-        let Some(mounted) = Mount::new(&["-o", "loop", &path(&image)], &disk) else { return };
+        let Some(mounted) = Mount::new(&["-o", "loop", &path(&image)], &disk) else {
+            panic!("cut {boot}: the file system itself is lost");
+        };
         let began = Instant::now();
         let open = Open::at(&disk, boot + 1, QUOTA).await;
-        assert!(began.elapsed() < Duration::from_secs(5), "opens quickly");
+        slowest = slowest.max(began.elapsed());
+        assert!(slowest < Duration::from_secs(5), "opens quickly");
         let kept: std::collections::BTreeSet<(u32, u32)> =
             open.rows().await.iter().map(|row| (row.boot, row.seq)).collect();
         let lost = said.iter().filter(|key| !kept.contains(key)).count();
@@ -191,8 +226,129 @@ async fn a_power_cut_takes_nothing_that_was_called_durable() {
         open.close().await;
         drop(mounted);
     }
-    eprintln!("{cuts} power cuts, {} records called durable, none lost", said.len());
+    eprintln!(
+        "{cuts} power cuts ({how:?}), {torn} sectors zeroed, {} records called durable, none lost; \
+         opened within {} ms",
+        said.len(),
+        slowest.as_millis()
+    );
     assert!(said.len() > 20 * cuts as usize, "the writer got to write: {}", said.len());
+    assert!(how == Cut::Clean || torn >= cuts as usize, "something was being written");
+}
+
+const SECTOR: usize = 512;
+
+/// Lets the writer on by moments until it has written what it has not called durable yet; gives the image
+/// with just those sectors zeroed, and how many they are.
+fn tear(image: &Path, child: &Child, random: &mut Random) -> (Vec<u8>, usize) {
+    let read = || std::fs::read(image).expect("the image");
+    let mut said = child.stop();
+    let mut before = read();
+    for _ in 0..2_000 {
+        child.go_on();
+        std::thread::sleep(Duration::from_micros(random.below(800)));
+        let now = child.stop();
+        let mut left = read();
+        let newest: Vec<usize> = (0..left.len())
+            .step_by(8 * SECTOR)
+            .filter(|page| left[*page..page + 8 * SECTOR] != before[*page..page + 8 * SECTOR])
+            .flat_map(|page| (page..page + 8 * SECTOR).step_by(SECTOR))
+            .filter(|at| left[*at..at + SECTOR] != before[*at..at + SECTOR])
+            .collect();
+        if now == said && !newest.is_empty() {
+            for at in &newest {
+                left[*at..at + SECTOR].fill(0);
+            }
+            return (left, newest.len());
+        }
+        (said, before) = (now, left);
+    }
+    panic!("the writer writes nothing");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_day_of_sound_leaves_no_memory_and_no_files_behind() {
+    let Some(broker) = broker() else { return };
+    let (server, url) = uploads::serve(&[]).await;
+    let cloud = Cloud::start(&broker, "cloud", true);
+    let hours = size(2, 24) as usize;
+    let source = format!(
+        "kind = \"dir\"\npath = \"NIGHT.d\"\nspeed = \"max\"\nstart_time = \"{START}\"\n\
+         [ring]\nkeep = \"1h\"\n[telemetry]\ninterval = \"1s\""
+    );
+    let place = Place::new(&source, &broker.url(), &url);
+    // Two minutes with thuds and eighteen without, again and again, as a directory of recordings.
+    let (night, quiet) =
+        (place.directory.path().join("night.wav"), place.directory.path().join("quiet.wav"));
+    recording(&quiet, 1, &[]);
+    let recordings = place.directory.path().join("night.wav.d");
+    std::fs::create_dir(&recordings).expect("made");
+    let rounds = hours * 3_600 / ROUND;
+    for round in 0..rounds {
+        let sound = if round % ROUNDS_APART == 0 { &night } else { &quiet };
+        std::fs::hard_link(sound, recordings.join(format!("{round:04}.wav"))).expect("linked");
+    }
+    let began = Instant::now();
+    let mut child = place.start();
+    let limit = Duration::from_secs(size(240, 3_600));
+    // Resident memory by the twenty minutes that are being heard.
+    let mut memory: BTreeMap<i64, Vec<u64>> = BTreeMap::new();
+    while child.try_wait().expect("waits").is_none() {
+        assert!(began.elapsed() < limit, "{}", place.log());
+        let heard_us = cloud.look(|r| r.alert_times.values().max().copied());
+        if let (Some(heard_us), Some(kib)) = (heard_us, resident_kib(child.id())) {
+            memory.entry((heard_us - START_US) / SPAN_US).or_default().push(kib);
+        }
+        tokio::time::sleep(Duration::from_millis(25)).await;
+    }
+    tokio::task::block_in_place(|| place.ends_well(child, Duration::from_secs(1)));
+    let all = rounds / ROUNDS_APART * thuds(1).len();
+    cloud.look(|r| assert_eq!(r.alert_times.len(), all, "every alert"));
+    assert_eq!(server.lock().expect("fine").all_stored.len(), all, "every clip");
+
+    let median = |of: &mut Vec<u64>| {
+        of.sort_unstable();
+        of[of.len() / 2]
+    };
+    let typical: Vec<u64> = memory.values_mut().map(median).collect();
+    // The first hour fills what is kept in memory anyway.
+    let (settled, last) = (typical[3], typical[typical.len() - 1]);
+    eprintln!(
+        "{hours} h in {:.0} s; median of resident memory every 20 min, KiB: {typical:?}",
+        began.elapsed().as_secs_f64()
+    );
+    assert!(last < settled + 2_048, "memory grows from {settled} to {last} KiB: {typical:?}");
+    let left = files_below(&place.data());
+    let of = |part: &str| left.iter().filter(|path| path.contains(part)).count();
+    assert_eq!(of("/clips/"), 0, "{left:#?}");
+    assert_eq!(of(".draft"), 0, "{left:#?}");
+    // An hour of ring in pieces of half a minute, and what every station has.
+    assert!(of("/ring/") <= 125, "{} pieces of the ring", of("/ring/"));
+    assert!(left.len() - of("/ring/") <= 12, "{left:#?}");
+}
+
+/// Rounds from one with thuds to the next.
+const ROUNDS_APART: usize = 10;
+const SPAN_US: i64 = (ROUNDS_APART * ROUND) as i64 * 1_000_000;
+
+/// Resident memory of a process.
+fn resident_kib(id: u32) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{id}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    line.trim().strip_suffix(" kB")?.trim().parse().ok()
+}
+
+fn files_below(directory: &Path) -> Vec<String> {
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(directory).expect("reads") {
+        let path = entry.expect("reads").path();
+        if path.is_dir() {
+            files.extend(files_below(&path));
+        } else {
+            files.push(path.display().to_string());
+        }
+    }
+    files
 }
 
 #[tokio::test(flavor = "multi_thread")]

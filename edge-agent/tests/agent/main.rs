@@ -10,6 +10,7 @@ mod clips;
 mod clock;
 mod commands;
 mod config;
+mod correction;
 mod endurance;
 mod microphone;
 mod outbox;

@@ -5,6 +5,7 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use ecosight_agent::clip::ClipFile;
@@ -23,6 +24,7 @@ use ecosight_shared::{
     ClipFormat, ClipRef, Envelope, EventId, Kind, Message, RecordId, SeqRange, TimeQuality,
 };
 use proptest::prelude::*;
+use rustix::process::{Pid, Signal, kill_process};
 use tempfile::tempdir;
 
 use crate::support::{
@@ -225,6 +227,7 @@ async fn child_that_is_killed() {
 pub(crate) struct Child {
     process: std::process::Child,
     said: std::thread::JoinHandle<Vec<(u32, u32, u64)>>,
+    lines: Arc<AtomicUsize>,
 }
 
 impl Child {
@@ -239,8 +242,13 @@ impl Child {
             .spawn()
             .expect("starts");
         let out = BufReader::new(process.stdout.take().expect("piped"));
+        let lines = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&lines);
         let said = std::thread::spawn(move || {
-            let lines = out.lines().map_while(Result::ok);
+            let count = |_: &String| {
+                counted.fetch_add(1, Ordering::Relaxed);
+            };
+            let lines = out.lines().map_while(Result::ok).inspect(count);
             let numbers = |line: String| -> Option<(u32, u32, u64)> {
                 let mut words = line.strip_prefix("wrote ")?.split(' ');
                 let mut next = || words.next()?.parse::<u64>().ok();
@@ -248,12 +256,25 @@ impl Child {
             };
             lines.filter_map(numbers).collect()
         });
-        Self { process, said }
+        Self { process, said, lines }
     }
 
-    /// Its process id.
-    pub(crate) fn id(&self) -> u32 {
-        self.process.id()
+    /// Stops it where it is; gives how many lines it has said until then.
+    pub(crate) fn stop(&self) -> usize {
+        self.signal(Signal::STOP);
+        // Threads stop when they come back from the kernel, and the last line is still in the pipe.
+        std::thread::sleep(Duration::from_millis(5));
+        self.lines.load(Ordering::Relaxed)
+    }
+
+    /// Lets it go on.
+    pub(crate) fn go_on(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    fn signal(&self, signal: Signal) {
+        let id = Pid::from_child(&self.process);
+        kill_process(id, signal).expect("it runs");
     }
 
     /// Kills it; gives boot, number and position of what was durable.
@@ -321,7 +342,7 @@ async fn records_come_by_urgency_then_age() {
     open.close().await;
 }
 
-// Law 5: a damaged file is kept aside, and the agent starts.
+// Law 6: a damaged file is kept aside, and the agent starts.
 
 /// An outbox with `count` alerts, closed.
 async fn filled(directory: &Path, count: u64) {

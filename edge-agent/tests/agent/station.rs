@@ -24,13 +24,13 @@ pub(crate) const THUDS: [f32; 12] =
 /// Length of one round of thuds in seconds.
 pub(crate) const ROUND: usize = 120;
 
-/// Rounds of two minutes of faint noise with thuds.
-fn recording(path: &Path, rounds: usize) {
+/// Rounds of two minutes of faint noise with thuds at `onsets`, in seconds.
+pub(crate) fn recording(path: &Path, rounds: usize, onsets: &[f32]) {
     let mut random = Random(11);
     let mut samples: Vec<f32> = (0..rounds * ROUND * RATE)
         .map(|_| (random.below(2_000) as f32 / 1_000.0 - 1.0) * 0.002)
         .collect();
-    for onset in thuds(rounds) {
+    for onset in onsets {
         let start = (onset * RATE as f32) as usize;
         for (i, sample) in samples[start..start + RATE / 4].iter_mut().enumerate() {
             let t = i as f32 / RATE as f32;
@@ -71,7 +71,7 @@ impl Place {
     pub(crate) fn with_rounds(source: &str, mqtt: &str, cloud: &str, rounds: usize) -> Self {
         let directory = tempdir().expect("a directory");
         write_thud_bundle(&directory.path().join("bundle"));
-        recording(&directory.path().join("night.wav"), rounds);
+        recording(&directory.path().join("night.wav"), rounds, &thuds(rounds));
         let at = |name: &str| directory.path().join(name).display().to_string();
         let text = format!(
             "[station]\nsite = \"test\"\nid = \"{}\"\n[source]\n{}\n[model]\nbundle = \"{}\"\n\
@@ -103,6 +103,8 @@ impl Place {
             .args(["run", "--config"])
             .arg(&self.config)
             .env("ECOSIGHT__LOG__LEVEL", "info")
+            // As the service has it: see deploy/systemd.
+            .envs([("MALLOC_ARENA_MAX", "1"), ("MALLOC_MMAP_THRESHOLD_", "1048576")])
             .stdout(Stdio::null())
             .stderr(log)
             .spawn()
