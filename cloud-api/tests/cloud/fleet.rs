@@ -348,8 +348,8 @@ async fn the_embedded_broker_lets_a_station_speak_for_itself_only() {
     let server = Server::start_with_config(config, &["--yamnet", "/none"]).await;
     let (station, secret) = enrolled(&server).await;
     let key = json!({"name": "post", "role": "ranger"});
-    let (status, key) = ask(&server, Method::POST, "/api/v1/keys", &key).await;
-    assert_eq!(status, 201, "{key}");
+    let (made, key) = ask(&server, Method::POST, "/api/v1/keys", &key).await;
+    assert_eq!(made, 201, "{key}");
     let key = key["secret"].as_str().unwrap().to_owned();
     let port = server.mqtt_port;
     assert!(!connects(port, &station, "wrong", &[]).await);

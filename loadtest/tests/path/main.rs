@@ -3,6 +3,8 @@
 
 mod enrolment;
 mod latency;
+mod learning;
+mod releases;
 mod run;
 mod update;
 mod world;

@@ -10,6 +10,7 @@ use anyhow::{Context, Result, ensure};
 use ecosight_loadtest::{Broker, Program, built, free_port};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 use tempfile::TempDir;
 
 /// Time of the scene's first sample.
@@ -157,7 +158,7 @@ impl World {
         let mut server =
             Program::start("server", &built("ecosight-cloud"), arguments, self.folder.path())?;
         for _ in 0..200 {
-            if self.get::<serde_json::Value>("/health").is_ok() {
+            if self.get::<Value>("/health").is_ok() {
                 self.server = Some(server);
                 return Ok(());
             }
@@ -267,15 +268,34 @@ impl World {
     }
 
     /// What the server answers to what is posted.
-    pub(crate) fn post(&self, path: &str, body: &serde_json::Value) -> Result<serde_json::Value> {
+    pub(crate) fn post(&self, path: &str, body: &Value) -> Result<Value> {
+        self.send(reqwest::Method::POST, path, body)
+    }
+
+    /// What the server answers to what is put there.
+    pub(crate) fn put(&self, path: &str, body: &Value) -> Result<Value> {
+        self.send(reqwest::Method::PUT, path, body)
+    }
+
+    fn send(&self, method: reqwest::Method, path: &str, body: &Value) -> Result<Value> {
         let url = self.url(path);
         self.runtime.block_on(async {
-            let response = self.client.post(url).json(body).send().await?;
+            let response = self.client.request(method, url).json(body).send().await?;
             let status = response.status();
-            let answer: serde_json::Value = response.json().await?;
+            let answer = response.text().await?;
             ensure!(status.is_success(), "{path}: {status} {answer}");
-            Ok(answer)
+            Ok(serde_json::from_str(&answer).unwrap_or_default())
         })
+    }
+
+    /// The server's data directory.
+    pub(crate) fn server_data(&self) -> PathBuf {
+        self.folder.path().join("server")
+    }
+
+    /// The configuration of a station with a name and a data directory of its own.
+    pub(crate) fn station_config(&self, name: &str, station: &str) -> String {
+        station_config(self.folder.path(), name, station, &self.broker, self.http_port)
     }
 
     /// What the server answers.
@@ -319,11 +339,23 @@ fn write_configs(
     broker: &Broker,
     http_port: u16,
 ) -> Result<()> {
-    let (data, mqtt) = (folder.join("station"), broker.url());
-    let config = format!(
+    fs::write(folder.join("cloud.toml"), server)?;
+    let station = station_config(folder, "station", station, broker, http_port);
+    Ok(fs::write(folder.join("station.toml"), station)?)
+}
+
+fn station_config(
+    folder: &Path,
+    name: &str,
+    station: &str,
+    broker: &Broker,
+    http_port: u16,
+) -> String {
+    let (data, mqtt) = (folder.join(name), broker.url());
+    format!(
         r#"
 [station]
-name = "station-1"
+name = "{name}"
 site = "path"
 {station}
 [mqtt]
@@ -338,7 +370,5 @@ listen = ""
 data_dir = "{}"
 "#,
         data.display()
-    );
-    fs::write(folder.join("cloud.toml"), server)?;
-    Ok(fs::write(folder.join("station.toml"), config)?)
+    )
 }
