@@ -15,7 +15,8 @@ use tracing_subscriber::EnvFilter;
 use crate::clock::{Clock, rfc3339};
 use crate::config::{self, Config, LogFormat, Speed, Written};
 use crate::logfile::LogFile;
-use crate::{calibrate, classify, doctor, enroll, record_test, replay, support, why};
+use crate::update::prove::ProveArgs;
+use crate::{calibrate, classify, doctor, enroll, record_test, replay, support, update, why};
 
 /// EcoSight station: hears gunshots, alerts rangers, keeps the evidence.
 #[derive(Debug, Parser)]
@@ -56,6 +57,9 @@ enum Command {
     Enroll(EnrollArgs),
     /// Print the configuration with every setting, its default and its meaning.
     Configfile,
+    /// Load a bundle within limits and play it its golden sounds, for `run`.
+    #[command(hide = true)]
+    Prove(ProveArgs),
 }
 
 #[derive(Debug, Args)]
@@ -230,7 +234,7 @@ impl CommandLine {
             Command::Why(args) => &args.config,
             Command::Support(args) => &args.config,
             Command::Enroll(args) => &args.config,
-            Command::Configfile => return None,
+            Command::Configfile | Command::Prove(_) => return None,
         };
         Some(args.config.as_deref())
     }
@@ -246,10 +250,11 @@ impl CommandLine {
                 print(&doctor::report(&checks, json))?;
                 Ok(checks.iter().all(doctor::Check::passed))
             }
-            Command::Classify(args) => classify::classify(&config, &args),
-            Command::Replay(args) => replay::replay(&config, &args),
-            Command::RecordTest(args) => record(&config, &args),
+            Command::Classify(args) => classify::classify(&update::in_use(&config).0, &args),
+            Command::Replay(args) => replay::replay(&update::in_use(&config).0, &args),
+            Command::RecordTest(args) => record(&update::in_use(&config).0, &args),
             Command::Calibrate(args) => {
+                let config = update::in_use(&config).0;
                 let reports = calibrate::calibrate(&config, args.duration, &Clock::system())?;
                 let json = args.json.then(|| serde_json::to_string(&reports)).transpose()?;
                 print(&json.map_or_else(|| calibrate::text(&reports), |json| json + "\n"))?;
@@ -294,6 +299,7 @@ impl CommandLine {
                 print(config::EXAMPLE)?;
                 Ok(true)
             }
+            Command::Prove(args) => update::prove::run(&args).map(|()| true),
         }
     }
 }

@@ -73,6 +73,7 @@ impl Teller {
             ring: self.reel.as_ref().and_then(|reel| reel.report()),
             clip_bytes_today: self.health.clip_bytes_today(),
             bearer_sent: self.health.borne_so_far(),
+            model_slot: self.health.model_slot().to_owned(),
         }
     }
 

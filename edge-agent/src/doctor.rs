@@ -6,7 +6,7 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use ecosight_models::{Classifier, LoadError, SAMPLE_RATE_HZ};
+use ecosight_models::{Classifier, LoadError};
 use serde::Serialize;
 
 use crate::config::{Config, SourceKind};
@@ -14,9 +14,11 @@ use crate::ear::EarError;
 use crate::health::{Health, free_bytes};
 use crate::source::{self, Begin, Microphone, Read};
 use crate::speech::Redaction;
+use crate::update::{Place, Store};
 use crate::uplink::{Connection, Happening, options};
-use crate::{ear, upload};
+use crate::{ear, update, upload};
 use ecosight_models::durable;
+use ecosight_shared::json::UpdateStep;
 
 /// One thing that was looked at.
 #[derive(Clone, Debug, Serialize)]
@@ -87,11 +89,16 @@ pub async fn examine(config: &Config) -> Vec<Check> {
     checks.push(data_dir(config));
     checks.push(space(config));
     checks.push(clock());
-    match ear::load(config) {
+    let (in_use, place) = update::in_use(config);
+    match ear::load(&in_use) {
         Ok(classifier) => {
             let bundle = classifier.bundle();
             let choice = classifier.choice();
-            let found = format!("{} {} ({}), {choice}", bundle.name, bundle.version, bundle.tag);
+            let found = match place {
+                Place::Factory => choice.to_string(),
+                slot => format!("release in slot {}", slot.name()),
+            };
+            let found = format!("{} {} ({}), {found}", bundle.name, bundle.version, bundle.tag);
             checks.push(Check::pass("model", found));
             checks.push(inference(&classifier));
             checks.push(privacy(config));
@@ -107,6 +114,7 @@ pub async fn examine(config: &Config) -> Vec<Check> {
             checks.push(Check::fail("model", error.to_string(), remedy));
         }
     }
+    checks.push(updates(config));
     checks.push(source(config));
     checks.push(broker(config).await);
     checks.push(cloud(config).await);
@@ -160,31 +168,19 @@ fn clock() -> Check {
 /// Runs ten seconds of near silence through the whole path and looks at speed and sense.
 fn inference(classifier: &Classifier) -> Check {
     let name = "inference";
-    let mut windower = classifier.windower();
-    let noise = |i: u32| ((i.wrapping_mul(2_654_435_761) >> 16) as f32 / 32_768.0 - 1.0) * 1e-3;
-    let sound: Vec<f32> = (0..10 * SAMPLE_RATE_HZ).map(noise).collect();
-    windower.push(&sound);
-    let windows: Vec<_> = std::iter::from_fn(|| windower.next_window()).collect();
-    let mut times = Vec::with_capacity(windows.len());
-    for window in &windows {
-        let started = std::time::Instant::now();
-        match classifier.classify(std::slice::from_ref(window)) {
-            Ok(scores) => {
-                let sane = |s: &f32| (0.0..=1.0).contains(s);
-                if !scores.iter().all(|scores| scores.classes.iter().all(sane)) {
-                    return Check::fail(
-                        name,
-                        "scores that are no probabilities",
-                        "the bundle or the imported YAMNet is damaged: import it again",
-                    );
-                }
-            }
-            Err(error) => {
-                return Check::fail(name, error.to_string(), "import YAMNet again");
-            }
-        }
-        times.push(started.elapsed());
+    let judged = match ear::near_silence(classifier, 10) {
+        Ok(judged) => judged,
+        Err(error) => return Check::fail(name, error.to_string(), "import YAMNet again"),
+    };
+    let sane = |s: &f32| (0.0..=1.0).contains(s);
+    if !judged.iter().all(|(_, scores)| scores.classes.iter().all(sane)) {
+        return Check::fail(
+            name,
+            "scores that are no probabilities",
+            "the bundle or the imported YAMNet is damaged: import it again",
+        );
     }
+    let mut times: Vec<Duration> = judged.into_iter().map(|(took, _)| took).collect();
     times.sort();
     let Some(median) = times.get(times.len() / 2) else {
         return Check::fail(name, "no windows came of ten seconds of sound", "this is a defect");
@@ -209,6 +205,41 @@ fn privacy(config: &Config) -> Check {
             "speech stays in recordings",
             "this was configured: check that it is lawful here, or remove privacy.redact_speech",
         ),
+    }
+}
+
+/// Whether releases are taken, what lies in the slots, and how the newest one went.
+fn updates(config: &Config) -> Check {
+    let name = "updates";
+    if !config.update.enabled {
+        return Check::pass(name, "off: no release is taken, and none that was installed runs");
+    }
+    let saved = match Store::of(&config.storage.data_dir).read() {
+        Ok(saved) => saved,
+        Err(error) => {
+            return Check::warn(name, error.to_string(), "the factory model runs until then");
+        }
+    };
+    let slot = |place: Place| {
+        let installed = saved.installed(place)?;
+        let release = &installed.release;
+        let (name, version, counter) = (&release.name, &release.version, release.counter);
+        let runs = if saved.active == place { ", runs" } else { "" };
+        Some(format!("slot {}: {name} {version}, counter {counter}{runs}", place.name()))
+    };
+    let slots: Vec<String> = [Place::A, Place::B].into_iter().filter_map(slot).collect();
+    let keys = match config.update.trusted_keys.len() {
+        0 => "every release is refused: update.trusted_keys names no key".to_owned(),
+        1 => "releases of one key are taken".to_owned(),
+        count => format!("releases of {count} keys are taken"),
+    };
+    let found = [&[keys][..], &slots[..]].concat().join("; ");
+    let last = saved.word.filter(|word| word.step == UpdateStep::RolledBack);
+    match last.and_then(|word| Some((word.release, word.fault?.1))) {
+        Some((release, reason)) => {
+            Check::warn(name, found, format!("{release} was rolled back: {reason}"))
+        }
+        None => Check::pass(name, found),
     }
 }
 
@@ -274,7 +305,7 @@ async fn broker(config: &Config) -> Check {
             format!("{url}: {problem}"),
             "is the broker running, is mqtt.url right, are user and certificates accepted?",
         ),
-        Ok(Happening::Receipt(_) | Happening::Command(_)) => {
+        Ok(Happening::Receipt(_) | Happening::Command(_) | Happening::Desired(_)) => {
             Check::pass(name, format!("{url} answers"))
         }
         Err(_) => Check::fail(

@@ -6,12 +6,12 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use ecosight_models::detector::{ClassRule, DetectorConfig};
 use ecosight_models::{
-    Bundle, Classifier, ClassifierOptions, Detector, DetectorOutput, LoadError, SAMPLE_RATE_HZ,
-    Scores, Window, Windower,
+    Bundle, Classifier, ClassifierOptions, ClassifyError, Detector, DetectorOutput, LoadError,
+    SAMPLE_RATE_HZ, Scores, Window, Windower,
 };
 use ecosight_shared::json::BudgetReport;
 
@@ -46,6 +46,32 @@ pub struct Ear {
     day: i64,
     candidates: Vec<Candidate>,
     summary: Summary,
+    /// Kept while two models are compared.
+    account: Option<Account>,
+}
+
+/// What an ear did with the sound since it was last asked, for comparing two of them.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Account {
+    /// What it said of each window.
+    pub verdicts: Vec<Verdict>,
+    /// Windows that it failed on.
+    pub failed: u64,
+    /// What it said when it failed last.
+    pub problem: Option<String>,
+    /// Events that it confirmed.
+    pub events: u64,
+    /// Time that it took.
+    pub spent: Duration,
+}
+
+/// What was said of one window.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    /// Where it begins.
+    pub start_sample: u64,
+    /// Classes that raise events and are over their threshold.
+    pub over: Vec<String>,
 }
 
 /// What is followed of one rule.
@@ -119,6 +145,28 @@ pub fn load(config: &Config) -> Result<Classifier, EarError> {
         "model loaded"
     );
     Ok(classifier)
+}
+
+/// Judges near silence, one window at a time as a station hears: what each took, and its scores.
+///
+/// # Errors
+/// The model does not run.
+pub fn near_silence(
+    classifier: &Classifier,
+    seconds: u32,
+) -> Result<Vec<(Duration, Scores)>, ClassifyError> {
+    let mut windower = classifier.windower();
+    let noise = |i: u32| ((i.wrapping_mul(2_654_435_761) >> 16) as f32 / 32_768.0 - 1.0) * 1e-3;
+    let sound: Vec<f32> = (0..seconds * SAMPLE_RATE_HZ).map(noise).collect();
+    windower.push(&sound);
+    let mut judged = Vec::new();
+    while let Some(window) = windower.next_window() {
+        let started = Instant::now();
+        let scores = classifier.classify(std::slice::from_ref(&window))?;
+        let took = started.elapsed();
+        judged.extend(scores.into_iter().map(|scores| (took, scores)));
+    }
+    Ok(judged)
 }
 
 /// What is done about speech.
@@ -217,6 +265,7 @@ impl Ear {
             day: 0,
             candidates: Vec::new(),
             summary: Summary::default(),
+            account: None,
         };
         ear.tell_budgets();
         Ok(ear)
@@ -240,6 +289,12 @@ impl Ear {
         &self.redaction
     }
 
+    /// The model.
+    #[must_use]
+    pub fn bundle(&self) -> &Bundle {
+        self.classifier.bundle()
+    }
+
     /// Names of the classes.
     #[must_use]
     pub fn classes(&self) -> &[String] {
@@ -257,6 +312,55 @@ impl Ear {
     pub fn twin(&self) -> (Classifier, DetectorConfig) {
         let rules = self.tracks.iter().map(|track| track.rule.clone()).collect();
         (self.classifier.clone(), DetectorConfig { rules })
+    }
+
+    /// Keeps an account from now on, or no more.
+    pub fn keep_account(&mut self, keep: bool) {
+        self.account = keep.then(Account::default);
+    }
+
+    /// The account since the last call; empty if none is kept.
+    pub fn take_account(&mut self) -> Account {
+        self.account.as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
+    /// Whether no event is open and none is about to begin: another ear may go on from here.
+    #[must_use]
+    pub fn is_quiet(&self) -> bool {
+        self.tracks.iter().all(|track| self.is_below(track, track.rule.threshold))
+    }
+
+    /// Whether no event of a rule is open, and all that a new one could begin with lies below
+    /// `threshold`.
+    fn is_below(&self, track: &Track, threshold: f32) -> bool {
+        let below = |(_, scores): &(Window, Scores)| {
+            scores.classes.get(track.rule.class).is_some_and(|score| *score < threshold)
+        };
+        !track.open && self.recent.iter().all(below)
+    }
+
+    /// Goes on in the place of `before`, which has heard the same stream: nothing that it knows of
+    /// speech is lost, and no event gets a number that was given out.
+    pub fn succeed(&mut self, before: &mut Self) {
+        self.health = Arc::clone(&before.health);
+        self.number_base += before.last_number;
+        self.last_number += before.last_number;
+        if let (Redaction::On(speech), Redaction::On(older)) =
+            (&mut self.redaction, &before.redaction)
+        {
+            speech.absorb(older);
+        }
+        let same_classes = self.classes() == before.classes();
+        self.summary = before.take_summary();
+        if !same_classes {
+            self.summary.highest.clear();
+        }
+        self.candidates = before.take_candidates();
+        if !same_classes {
+            self.candidates.clear();
+        }
+        self.account = None;
+        self.tell_budgets();
     }
 
     /// When the sound that comes was heard, unix µs.
@@ -319,6 +423,9 @@ impl Ear {
         let started = Instant::now();
         let outputs = match self.classifier.classify(&windows) {
             Ok(scores) => {
+                if let Some(account) = &mut self.account {
+                    account.spent += started.elapsed();
+                }
                 let floors = windows.iter().map(|window| window.noise_floor_dbfs);
                 self.health.classified(started.elapsed(), floors);
                 let judged = windows.iter().zip(scores);
@@ -327,6 +434,10 @@ impl Ear {
             Err(error) => {
                 // The watchdog ends an agent that classifies nothing any more.
                 self.health.not_classified(windows.len());
+                if let Some(account) = &mut self.account {
+                    account.failed += windows.len() as u64;
+                    account.problem = Some(error.to_string());
+                }
                 tracing::error!(%error, windows = windows.len(), "windows not classified");
                 if let Redaction::On(speech) = &mut self.redaction {
                     for window in &windows {
@@ -354,6 +465,7 @@ impl Ear {
         self.summary.add(window, &scores.classes);
         let outputs = self.detector.push(window, &scores);
         let outputs = self.numbered(outputs);
+        self.note(window, &scores, &outputs);
         if self.recent.len() == self.memory {
             self.recent.pop_front();
         }
@@ -363,6 +475,17 @@ impl Ear {
             self.retune_if_quiet();
         }
         outputs
+    }
+
+    fn note(&mut self, window: &Window, scores: &Scores, outputs: &[DetectorOutput]) {
+        let Some(account) = &mut self.account else { return };
+        let is_over = |track: &&Track| {
+            scores.classes.get(track.rule.class).is_some_and(|score| *score >= track.rule.threshold)
+        };
+        let over = self.tracks.iter().filter(is_over).map(|track| track.name.clone()).collect();
+        account.verdicts.push(Verdict { start_sample: window.start_sample, over });
+        let confirmed = |output: &&DetectorOutput| matches!(output, DetectorOutput::Confirmed(_));
+        account.events += outputs.iter().filter(confirmed).count() as u64;
     }
 
     fn numbered(&mut self, mut outputs: Vec<DetectorOutput>) -> Vec<DetectorOutput> {
@@ -453,14 +576,8 @@ impl Ear {
     /// Changes the thresholds at a moment at which no event is open and none begins, so that none
     /// is cut in two or told twice.
     fn retune_if_quiet(&mut self) {
-        let quiet = self.tracks.iter().all(|track| {
-            let lowest = track.rule.threshold.min(track.wanted);
-            let below = |(_, scores): &(Window, Scores)| {
-                scores.classes.get(track.rule.class).is_some_and(|score| *score < lowest)
-            };
-            !track.open && self.recent.iter().all(below)
-        });
-        if !quiet {
+        let lowest = |track: &Track| track.rule.threshold.min(track.wanted);
+        if !self.tracks.iter().all(|track| self.is_below(track, lowest(track))) {
             return;
         }
         self.retune = false;

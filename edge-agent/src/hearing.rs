@@ -16,11 +16,13 @@ use crate::clip::{Extent, Recording, Ring};
 use crate::clock::Clock;
 use crate::ear::Ear;
 use crate::health::Health;
+use crate::recorder::InUse;
 use crate::reel::{self, ReelSender};
 use crate::sound_check::Deafness;
 use crate::source::{Begin, Read, Source, SourceError};
 use crate::speech::Redaction;
 use crate::trace::{Entry, EventRow, MinuteRow, Tracer};
+use crate::update::trial::{Order, Shadow};
 
 /// What was heard.
 #[derive(Debug)]
@@ -48,6 +50,8 @@ pub enum Heard {
         /// When its onset was.
         time: Onset,
     },
+    /// From here on another model decides.
+    Model(Box<InUse>),
     /// Everything up to a sample of a replay was told, and nothing before it is open.
     Progress {
         /// Stream position.
@@ -104,6 +108,8 @@ pub struct Hearing {
     pub reel: Option<ReelSender>,
     /// When canaries come; nothing: never.
     pub canaries: Option<Canaries>,
+    /// Where it is told of models that are to be tried; nothing: none are.
+    pub orders: Option<std::sync::mpsc::Receiver<Order>>,
 }
 
 /// When canaries come, in samples of the stream.
@@ -149,10 +155,14 @@ struct Listener {
     reeled: u64,
     canary: Option<Box<Canary>>,
     canary_due: u64,
+    /// A model that is tried beside the one in use.
+    shadow: Option<Shadow>,
 }
 
 /// After a canary that did not come out another is tried soon: 10 min.
 const CANARY_AGAIN: u64 = 600 * SAMPLE_RATE_HZ as u64;
+/// A model that has taken over is to prove soon that a shot comes through: 1 min.
+const CANARY_AFTER_CHANGE: u64 = 60 * SAMPLE_RATE_HZ as u64;
 
 /// Length of a minute, µs.
 const MINUTE_US: i64 = 60_000_000;
@@ -194,6 +204,7 @@ impl Hearing {
             reeled: self.begin.sample,
             canary: None,
             canary_due: self.begin.sample + self.canaries.map_or(0, |canaries| canaries.first),
+            shadow: None,
             hearing: self,
         };
         listener.hearing.ear.reset(listener.ring.end());
@@ -231,7 +242,62 @@ impl Listener {
             if told.is_err() {
                 return Ok(());
             }
+            self.obey();
         }
+        Ok(())
+    }
+
+    /// Does what it was told about models on trial.
+    fn obey(&mut self) {
+        let order = |listener: &Self| listener.hearing.orders.as_ref()?.try_recv().ok();
+        while let Some(order) = order(self) {
+            match order {
+                Order::Try(ear, board) => match Shadow::begin(ear, board, self.ring.end()) {
+                    Ok(shadow) => {
+                        self.hearing.ear.keep_account(true);
+                        self.shadow = Some(shadow);
+                    }
+                    Err(error) => tracing::error!(%error, "no thread for a model on trial"),
+                },
+                Order::Stop => {
+                    self.hearing.ear.keep_account(false);
+                    self.shadow = None;
+                }
+                Order::TakeOver(done) => match &mut self.shadow {
+                    Some(shadow) => shadow.take_over(done),
+                    None => {
+                        let _ = done.send(Err("no model is on trial".into()));
+                    }
+                },
+            }
+        }
+    }
+
+    /// Lets the model on trial hear the same, and changes places when it is to take over.
+    fn try_out(&mut self, samples: &[f32]) -> Result<(), Deaf> {
+        let Some(shadow) = &mut self.shadow else { return Ok(()) };
+        let account = self.hearing.ear.take_account();
+        shadow.hear(samples, self.now.unix_us, account, self.hearing.is_replay);
+        if !shadow.is_due(&self.hearing.ear, self.open.is_empty()) {
+            return Ok(());
+        }
+        let Some((heir, done)) = self.shadow.take().and_then(Shadow::heir) else {
+            self.hearing.ear.keep_account(false);
+            return Ok(());
+        };
+        if !self.open.is_empty() {
+            // It has waited for the end of an event long enough.
+            self.close_all()?;
+        }
+        let mut before = std::mem::replace(&mut self.hearing.ear, *heir);
+        self.hearing.ear.succeed(&mut before);
+        // Its twin is of the model before.
+        self.canary = None;
+        self.canary_due = self.canary_due.min(self.ring.end() + CANARY_AFTER_CHANGE);
+        let model = Box::new(InUse::of(self.hearing.ear.bundle()));
+        self.tell(Heard::Model(model))?;
+        // Whoever waited may be gone: it is done all the same.
+        let _ = done.send(Ok(()));
         Ok(())
     }
 
@@ -253,6 +319,7 @@ impl Listener {
         self.cut_due()?;
         self.reel_due(false);
         self.canary(samples)?;
+        self.try_out(samples)?;
         self.tell_progress(PROGRESS_STEP)
     }
 
@@ -381,6 +448,9 @@ impl Listener {
         self.reel_due(true);
         self.ring.clear(next);
         self.hearing.ear.reset(next);
+        if let Some(shadow) = &mut self.shadow {
+            shadow.interrupt(next);
+        }
         self.reeled = next;
         // What it was heard in is cut in two.
         self.canary = None;

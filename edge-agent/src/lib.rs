@@ -4,6 +4,7 @@
 //! source → ear (window → classifier → detector) → hearing → recorder → outbox → uplink → broker
 //!                └ speech, budget, candidate         │ └ ring → clip ─────┘ └→ upload → cloud
 //!                                                    └ trace (why)      clock → correction ↑
+//!                            update (a signed model, tried on the same sound) → ear
 //! ```
 //!
 //! [`run`] is that path as one function. `rg '^//! Path:'` prints it stage by stage.
@@ -42,6 +43,7 @@ pub mod station;
 mod stream;
 pub mod support;
 pub mod trace;
+pub mod update;
 pub mod uplink;
 pub mod upload;
 pub mod why;
@@ -64,6 +66,7 @@ use crate::pull::Puller;
 use crate::recorder::{Identity, Recorder};
 use crate::station::Started;
 use crate::stream::Stream;
+use crate::update::{Begun, Updater};
 use crate::uplink::{Control, Ending, Uplink};
 use crate::upload::Uploader;
 
@@ -79,8 +82,10 @@ const LAST_TRACE: Duration = Duration::from_secs(2);
 pub async fn run(config: Config, clock: Clock) -> Result<()> {
     let signals = Signals::listen()?;
     let health = Arc::new(Health::default());
-    let classifier = ear::load(&config)?;
     let Started { station, outbox, outbox_task, storage } = station::start(&config, &clock).await?;
+    let written = config;
+    let Begun { config, classifier, place, updates } = update::begin(&written, &clock)?;
+    health.set_model_slot(place.name());
     let identity = Arc::new(Identity::new(&config.station, station.id, classifier.bundle()));
     let redaction = ear::redaction(&config.privacy).name();
     let reel = storage.reel.clone();
@@ -91,8 +96,10 @@ pub async fn run(config: Config, clock: Clock) -> Result<()> {
     let (tracer, entries) = trace::channel();
     let (pieces, to_reel) = reel::channel();
     let pieces = reel.is_some().then_some(pieces);
-    let stream =
+    let mut stream =
         Stream::open(&config, classifier, &outbox, &clock, &health, tracer, pieces).await?;
+    let (orders, told_to_try) = std::sync::mpsc::channel();
+    stream.hearing.orders = Some(told_to_try);
     let remembering = tokio::spawn(trace::run(station.data_dir.clone(), entries));
     let reeling =
         reel.clone().map(|reel| tokio::spawn(reel::run(reel, Arc::clone(&identity), to_reel)));
@@ -113,7 +120,7 @@ pub async fn run(config: Config, clock: Clock) -> Result<()> {
     );
     let recorder = recorder.telling(Arc::clone(&teller));
     tasks.spawn(RECORDER, async move { Ok(recorder.run(told).await?) });
-    let (tag, device) = (identity.tag, station.id);
+    let device = station.id;
     let (commands, asked) = mpsc::channel(pull::QUEUE);
     let (answers, replies) = mpsc::channel(pull::QUEUE);
     let puller = Puller {
@@ -123,6 +130,24 @@ pub async fn run(config: Config, clock: Clock) -> Result<()> {
         identity: Arc::clone(&identity),
     };
     tasks.spawn("commands", async move { Ok(puller.run(asked, answers).await?) });
+    let (line, wished, words) = update::wire::line();
+    let takes_models = updates.is_some();
+    if let Some(updates) = updates {
+        let updater = Updater {
+            config: written,
+            identity: Arc::clone(&identity),
+            clock: clock.clone(),
+            storage: storage.clone(),
+            outbox: outbox.clone(),
+            health: Arc::clone(&health),
+            orders,
+            words,
+            // What runs, though a package may have put another in its place.
+            program: "/proc/self/exe".into(),
+        };
+        let drain = stages.drain.clone();
+        tasks.spawn("update", async move { Ok(updater.run(updates, wished, drain).await?) });
+    }
     let uplink = Uplink {
         config: config.mqtt,
         identity: Arc::clone(&identity),
@@ -131,6 +156,7 @@ pub async fn run(config: Config, clock: Clock) -> Result<()> {
         teller: Some(Arc::clone(&teller)),
         health: Arc::clone(&health),
         control: Some(Control { commands, replies }),
+        updates: takes_models.then_some(line),
     };
     let ending = Ending { drain: stages.drain.clone(), stop: stages.stop.clone() };
     tasks.spawn("uplink", async move { Ok(uplink.run(ending).await?) });
@@ -155,7 +181,7 @@ pub async fn run(config: Config, clock: Clock) -> Result<()> {
     tasks.spawn("bearer", async move { Ok(bearer.run(drain).await?) });
     if let Some(listener) = page {
         let page = Page {
-            identity,
+            identity: Arc::clone(&identity),
             health: Arc::clone(&health),
             outbox: outbox.clone(),
             teller,
@@ -174,7 +200,7 @@ pub async fn run(config: Config, clock: Clock) -> Result<()> {
         health: Arc::clone(&health),
         outbox: outbox.clone(),
         clock,
-        model: tag,
+        identity: Arc::clone(&identity),
         data_dir: station.data_dir.clone(),
     };
     let (interval, drain) = (config.telemetry.interval, stages.drain.clone());

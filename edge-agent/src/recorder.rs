@@ -8,7 +8,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use ecosight_models::{Bundle, Event, SAMPLE_RATE_HZ};
@@ -42,10 +42,48 @@ pub struct Identity {
     pub site: Slug,
     /// Where it stands.
     pub location: Option<Location>,
-    /// The model in use, with classes.
-    pub model: ModelInfo,
+    /// The model in use.
+    pub model: Running,
+}
+
+/// A model, as records and documents name it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct InUse {
+    /// Its name, with classes.
+    pub info: ModelInfo,
     /// Its tag.
     pub tag: ModelTag,
+}
+
+/// The model that judges now; clones see the same one. The recorder alone changes it, in the order of
+/// what was heard.
+#[derive(Clone, Debug, Default)]
+pub struct Running(Arc<RwLock<Arc<InUse>>>);
+
+impl InUse {
+    /// That of a bundle.
+    #[must_use]
+    pub fn of(bundle: &Bundle) -> Self {
+        Self { info: bundle.model_info(), tag: bundle.tag }
+    }
+}
+
+impl Running {
+    /// From the start on.
+    #[must_use]
+    pub fn new(model: InUse) -> Self {
+        Self(Arc::new(RwLock::new(Arc::new(model))))
+    }
+
+    /// Which it is.
+    #[must_use]
+    pub fn get(&self) -> Arc<InUse> {
+        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn set(&self, model: InUse) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(model);
+    }
 }
 
 impl Identity {
@@ -57,13 +95,7 @@ impl Identity {
             name: config.name.clone(),
             site: config.site.clone(),
             location: config.location,
-            model: ModelInfo {
-                name: bundle.name.clone(),
-                version: bundle.version.clone(),
-                tag: bundle.tag.to_string(),
-                classes: bundle.classes.clone(),
-            },
-            tag: bundle.tag,
+            model: Running::new(InUse::of(bundle)),
         }
     }
 }
@@ -130,6 +162,8 @@ enum Fate {
 
 /// A closed event with its clip.
 struct Closed {
+    /// The one that heard it: another may be in use when the clip is encoded.
+    model: Arc<InUse>,
     event: Event,
     time: Onset,
     clip: Option<ClipFile>,
@@ -214,6 +248,12 @@ impl Recorder {
             Heard::Confirmed { event, time } => self.confirmed(&event, time),
             Heard::Closed { event, time, recording } => self.closed(event, time, recording),
             Heard::Canary { event, time } => self.canary(&event, time),
+            Heard::Model(model) => {
+                let ModelInfo { name, version, tag, .. } = &model.info;
+                tracing::info!(name, version, tag, "another model decides");
+                self.identity.model.set(*model);
+                self.health.tell_news();
+            }
             Heard::Progress { sample, item, item_start } => {
                 for open in self.resume.overdue(sample) {
                     self.complete_unheard(open);
@@ -227,7 +267,8 @@ impl Recorder {
     }
 
     fn confirmed(&mut self, event: &Event, time: Onset) {
-        let class = self.class(event).to_owned();
+        let model = self.identity.model.get();
+        let class = class(&model, event).to_owned();
         let verdict = self.resume.confirmed(&class, event.onset_sample, event.decided_sample);
         let fate = match verdict {
             Verdict::Done => Fate::Done,
@@ -243,7 +284,7 @@ impl Recorder {
                     decided_after_ms = milliseconds(event.onset_sample, event.decided_sample),
                     "alert"
                 );
-                let draft = self.alert(event, time, class);
+                let draft = self.alert(&model, event, time, class);
                 self.enqueue(draft, time, Some(event.number), true);
                 Fate::Alerted(None, time)
             }
@@ -260,26 +301,28 @@ impl Recorder {
                 return;
             }
         };
-        let stem = format!("{}-{}", self.class(&event), time.unix_us);
+        let model = self.identity.model.get();
+        let class = class(&model, &event);
+        let stem = format!("{class}-{}", time.unix_us);
         let storage = self.storage.clone();
         let health = Arc::clone(&self.health);
-        let class = self.class(&event);
         let about = recording
             .as_ref()
             .map(|recording| guano::of_event(&self.identity, recording, class, event.score, time));
+        let model = Arc::clone(&model);
         self.encoding_onsets.push_back(event.onset_sample);
         self.encoding.push_back(tokio::task::spawn_blocking(move || {
             let samples = recording.map(|recording| recording.samples).unwrap_or_default();
             let about = about.unwrap_or_default();
             let clip = save_clip(&storage, &stem, &samples, &about, &health);
-            Closed { event, time, clip }
+            Closed { model, event, time, clip }
         }));
     }
 
     /// A canary is a detection with its mark, never an alert: nothing on the way to a ranger takes
     /// it for one.
     fn canary(&mut self, event: &Event, time: Onset) {
-        let mut detection = self.detection(event);
+        let mut detection = detection(&self.identity.model.get(), event);
         detection.flags = Flags::CANARY;
         let draft = Draft::Detection { detection: Box::new(detection), alerted: false, clip: None };
         let record = Stamped { draft, unix_us: time.unix_us, time_quality: time.quality };
@@ -288,7 +331,7 @@ impl Recorder {
 
     fn encoded(&mut self, closed: Result<Closed, tokio::task::JoinError>) {
         self.encoding_onsets.pop_front();
-        let Closed { event, time, clip } = match closed {
+        let Closed { model, event, time, clip } = match closed {
             Ok(closed) => closed,
             Err(error) => {
                 // Only a defect of the encoder can do this; the alert stays and is completed
@@ -301,11 +344,10 @@ impl Recorder {
             Some(Fate::Alerted(id, _)) => (true, *id),
             _ => (false, None),
         };
-        let class = self.class(&event).to_owned();
         if let Some(progress) = &mut self.progress {
-            progress.detected(&class, event.end_sample);
+            progress.detected(class(&model, &event), event.end_sample);
         }
-        let mut detection = self.detection(&event);
+        let mut detection = detection(&model, &event);
         detection.clip = clip.as_ref().map(|clip| clip.reference);
         if let Some(id) = id {
             detection.event = id;
@@ -425,11 +467,7 @@ impl Recorder {
         self.progress.as_mut().map(|progress| progress.position(unwritten))
     }
 
-    fn class(&self, event: &Event) -> &str {
-        self.identity.model.classes.get(event.class).map_or("unknown", String::as_str)
-    }
-
-    fn alert(&self, event: &Event, time: Onset, class: String) -> Draft {
+    fn alert(&self, in_use: &InUse, event: &Event, time: Onset, class: String) -> Draft {
         let identity = &self.identity;
         let alert = Alert {
             class: u8::try_from(event.class).unwrap_or(u8::MAX),
@@ -438,7 +476,7 @@ impl Recorder {
             level_dbfs: event.level_dbfs.round() as i8,
             windows: u8::try_from(event.windows).unwrap_or(u8::MAX),
             flags: Flags::default(),
-            model: identity.tag,
+            model: in_use.tag,
         };
         let document = AlertDocument {
             schema: AlertDocument::SCHEMA.to_owned(),
@@ -453,7 +491,7 @@ impl Recorder {
             level_dbfs: event.level_dbfs,
             windows: event.windows,
             canary: false,
-            model: ModelInfo { classes: Vec::new(), ..identity.model.clone() },
+            model: ModelInfo { classes: Vec::new(), ..in_use.info.clone() },
             location: identity.location,
             url: None,
         };
@@ -461,29 +499,33 @@ impl Recorder {
             stream: self.stream.clone(),
             class,
             onset_sample: event.onset_sample,
-            so_far: self.detection(event),
+            so_far: detection(in_use, event),
         };
         Draft::Alert { alert, document: Box::new(document), open }
     }
+}
 
-    fn detection(&self, event: &Event) -> Detection {
-        let class = self.class(event);
-        // A name that does not fit is cut; bundles check theirs when they are made.
-        let class = &class[..class.floor_char_boundary(CLASS_NAME_MAX_LEN)];
-        Detection {
-            event: EventId(uuid::Uuid::nil()),
-            class: class.try_into().unwrap_or_default(),
-            model: self.identity.tag,
-            score: event.score,
-            duration_ms: milliseconds(event.onset_sample, event.end_sample),
-            decided_after_ms: milliseconds(event.onset_sample, event.decided_sample),
-            windows: u16::try_from(event.windows).unwrap_or(u16::MAX),
-            level_dbfs: event.level_dbfs,
-            noise_floor_dbfs: event.noise_floor_dbfs,
-            scores: event.scores.iter().take(32).map(|score| in_255ths(*score)).collect(),
-            flags: Flags::default(),
-            clip: None,
-        }
+fn class<'a>(model: &'a InUse, event: &Event) -> &'a str {
+    model.info.classes.get(event.class).map_or("unknown", String::as_str)
+}
+
+fn detection(model: &InUse, event: &Event) -> Detection {
+    let class = class(model, event);
+    // A name that does not fit is cut; bundles check theirs when they are made.
+    let class = &class[..class.floor_char_boundary(CLASS_NAME_MAX_LEN)];
+    Detection {
+        event: EventId(uuid::Uuid::nil()),
+        class: class.try_into().unwrap_or_default(),
+        model: model.tag,
+        score: event.score,
+        duration_ms: milliseconds(event.onset_sample, event.end_sample),
+        decided_after_ms: milliseconds(event.onset_sample, event.decided_sample),
+        windows: u16::try_from(event.windows).unwrap_or(u16::MAX),
+        level_dbfs: event.level_dbfs,
+        noise_floor_dbfs: event.noise_floor_dbfs,
+        scores: event.scores.iter().take(32).map(|score| in_255ths(*score)).collect(),
+        flags: Flags::default(),
+        clip: None,
     }
 }
 

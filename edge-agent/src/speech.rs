@@ -76,6 +76,22 @@ impl Speech {
         }
     }
 
+    /// Takes over what another found in the same stream: what either marked is marked.
+    pub fn absorb(&mut self, other: &Self) {
+        let mut all: Vec<(u64, u64)> = self.spans.iter().chain(&other.spans).copied().collect();
+        all.sort_unstable();
+        self.spans.clear();
+        for (from, to) in all {
+            match self.spans.back_mut() {
+                Some((_, last)) if *last >= from => *last = to.max(*last),
+                _ => self.spans.push_back((from, to)),
+            }
+        }
+        let excess = self.spans.len().saturating_sub(SPANS_MAX);
+        self.spans.drain(..excess);
+        (self.windows, self.marked) = (other.windows, other.marked);
+    }
+
     /// How far behind the end of the stream a recording must end for everything around it to have
     /// been judged: the margin, and the longest that a window waits: 1.455 s with a hop's share, and
     /// what a model may look ahead.

@@ -103,6 +103,7 @@ impl Stream {
             tracer: Some(tracer),
             reel,
             canaries,
+            orders: None,
         };
         let progress = is_replay.then(|| Progress::new(position));
         Ok(Self { hearing, name, resume, progress })

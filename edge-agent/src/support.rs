@@ -14,6 +14,7 @@ use serde_json::json;
 use crate::clock::{Clock, rfc3339};
 use crate::config::{Config, Written};
 use crate::station::IDENTITY_FILE;
+use crate::update::Store;
 use crate::{clip, doctor, health, logfile, outbox, trace};
 
 const DAY_US: i64 = 86_400_000_000;
@@ -48,6 +49,7 @@ pub async fn support(
         ("disk.txt", disk(data_dir)),
         ("outbox.json", serde_json::to_string_pretty(&outbox::survey(data_dir).await)?),
         ("trace.json", traces),
+        ("updates.json", updates(data_dir)),
         ("messages.log", messages(data_dir)),
         ("machine.txt", machine()),
     ];
@@ -67,6 +69,14 @@ fn about(config: &Config, time: &str) -> serde_json::Value {
         "station": stored.ok().and_then(|text| serde_json::from_str::<serde_json::Value>(&text).ok()),
         "redact_speech": config.privacy.redact_speech,
     })
+}
+
+/// What the station remembers of models from afar; there is nothing secret in it.
+fn updates(data_dir: &Path) -> String {
+    match Store::of(data_dir).read() {
+        Ok(saved) => serde_json::to_string_pretty(&saved).unwrap_or_default(),
+        Err(error) => error.to_string(),
+    }
 }
 
 /// Names and sizes of what is kept, and the space that is left.

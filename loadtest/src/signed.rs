@@ -40,11 +40,7 @@ pub fn sign_release(
     ChaCha8Rng::from_seed(seed).fill_bytes(&mut head);
     let bundle = format!("{{\"made_up\": \"{version}\"}}").into_bytes();
     let files = [(BUNDLE_MANIFEST, bundle), ("head.onnx", head)];
-    let described = files.iter().map(|(path, content)| ReleaseFile {
-        path: (*path).to_owned(),
-        bytes: content.len() as u64,
-        sha256: Sha256::digest(content).into(),
-    });
+    let described = files.iter().map(|(path, content)| ReleaseFile::of(path, content));
     let manifest = Manifest {
         format: FORMAT,
         name: "made-up".into(),

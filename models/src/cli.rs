@@ -5,6 +5,7 @@
 mod classify;
 mod import_yamnet;
 mod inspect;
+mod release;
 
 use std::io;
 use std::path::PathBuf;
@@ -31,6 +32,9 @@ enum Command {
     Inspect(inspect::Arguments),
     /// Turn Google's published YAMNet (a TFLite file) into the file that EcoSight runs.
     ImportYamnet(import_yamnet::Arguments),
+    /// Keys, and bundles signed for stations.
+    #[command(subcommand)]
+    Release(release::Command),
     /// Write a synthetic forest with gunshots as a WAV file, and what is in it.
     Scene(SceneArgs),
     /// Train a head on labelled recordings and write it as a bundle.
@@ -64,6 +68,7 @@ pub(crate) fn run() -> ExitCode {
         Command::Classify(arguments) => classify::run(&arguments),
         Command::Inspect(arguments) => inspect::run(&arguments),
         Command::ImportYamnet(arguments) => import_yamnet::run(&arguments),
+        Command::Release(command) => release::run(&command),
         Command::Scene(arguments) => write_scene(&arguments),
         #[cfg(feature = "train")]
         Command::Train(arguments) => ecosight_models::train::cli::train(&arguments),

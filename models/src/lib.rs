@@ -14,6 +14,7 @@ pub mod heard;
 pub mod logmel;
 mod network_plan;
 pub mod onnx;
+pub mod release;
 pub mod scene;
 pub mod speech;
 #[cfg(feature = "train")]

@@ -109,6 +109,9 @@ pub struct StationHealth {
     pub clip_bytes_today: u64,
     /// Alerts sent by the low-bandwidth bearer since the start.
     pub bearer_sent: u64,
+    /// Where the model in use lies: `factory`, or the slot `a` or `b` of an installed release.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub model_slot: String,
 }
 
 /// What a false-alarm budget does to a class.

@@ -63,8 +63,13 @@ async fn a_dump_of_postgres_is_restored_as_it_was() {
         .unwrap();
     assert!(dumped.status.success(), "{}", String::from_utf8_lossy(&dumped.stderr));
     let to = postgres().await.unwrap();
+    let emptied = Command::new(binaries.join("psql"))
+        .args(["--quiet", "--command", "DROP SCHEMA public CASCADE; CREATE SCHEMA public", &to.url])
+        .output()
+        .unwrap();
+    assert!(emptied.status.success(), "{}", String::from_utf8_lossy(&emptied.stderr));
     let restored = Command::new(binaries.join("pg_restore"))
-        .args(["--clean", "--if-exists", "--dbname", &to.url])
+        .args(["--exit-on-error", "--dbname", &to.url])
         .arg(&dump)
         .output()
         .unwrap();

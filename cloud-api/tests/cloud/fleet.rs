@@ -361,6 +361,10 @@ async fn the_embedded_broker_lets_a_station_speak_for_itself_only() {
             async move { everything(port, ("anybody", &key), "ecosight/v1/+/alerts/+").await },
         );
     tokio::time::sleep(Duration::from_millis(300)).await;
+    // Names the classes of its model, without which the alert would wait.
+    let online = serde_json::to_vec(&status(device(1), ConnectionState::Online)).unwrap();
+    let topic = Topic::Status("ridge", device(1)).to_string();
+    assert!(say(port, "someone", (&station, &secret), &topic, online).await);
     let own = Topic::Up("ridge", device(1)).to_string();
     let sent = say(port, "someone", (&station, &secret), &own, bytes(&alert(device(1), 1))).await;
     assert!(sent, "a station may speak");

@@ -50,7 +50,8 @@ pub fn of_recording(identity: &Identity, recording: &Recording) -> String {
             let _ = writeln!(text, "Loc Accuracy: {metres:.0}");
         }
     }
-    let model = &identity.model;
+    let in_use = identity.model.get();
+    let model = &in_use.info;
     let _ = write!(
         text,
         "EcoSight|Site: {}\nEcoSight|Station: {}\nEcoSight|Time Quality: {}\n\

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ecosight_shared::json::Location;
+use ecosight_shared::release::PublicKey;
 use ecosight_shared::{DeviceId, Slug};
 
 pub use reader::{Bytes, ConfigError, ENVIRONMENT_PREFIX, Fault, duration};
@@ -20,6 +21,9 @@ pub const ENROLMENT_FILE: &str = "enrolment.toml";
 
 /// Every setting with its default, commented; equal to [`Config::default`] when read.
 pub const EXAMPLE: &str = include_str!("../../agent.toml");
+
+/// The current key and the next.
+const TRUSTED_KEYS_MAX: usize = 2;
 
 /// The whole configuration of a station.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -36,6 +40,8 @@ pub struct Config {
     pub privacy: Privacy,
     /// How much sound is kept around an event.
     pub clip: Clip,
+    /// Which models may be installed from afar.
+    pub update: Update,
     /// The broker.
     pub mqtt: Mqtt,
     /// The server that takes clips.
@@ -145,6 +151,17 @@ pub struct Model {
     pub yamnet: Option<PathBuf>,
     /// Thresholds in place of the bundle's, by class.
     pub thresholds: BTreeMap<String, f32>,
+}
+
+/// Which models may be installed from afar.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Update {
+    /// Whether any may, and whether one that was installed runs.
+    pub enabled: bool,
+    /// Whoever has the secret of one of these may sign models for this station.
+    pub trusted_keys: Vec<PublicKey>,
+    /// Shortest trial beside the model in use, whatever is asked for.
+    pub min_trial: Duration,
 }
 
 /// When it raises an event.
@@ -348,6 +365,12 @@ impl Default for Source {
     }
 }
 
+impl Default for Update {
+    fn default() -> Self {
+        Self { enabled: true, trusted_keys: Vec::new(), min_trial: Duration::from_secs(600) }
+    }
+}
+
 impl Default for Privacy {
     fn default() -> Self {
         Self { redact_speech: true, margin: Duration::from_secs(2) }
@@ -480,6 +503,7 @@ impl Config {
         config.station.take(&mut reader);
         config.source.take(&mut reader);
         config.model.take(&mut reader);
+        config.update.take(&mut reader);
         config.detector.take(&mut reader);
         config.privacy.take(&mut reader);
         config.clip.take(&mut reader);
@@ -660,6 +684,20 @@ impl Model {
             if !(0.0..=1.0).contains(threshold) {
                 r.fault(&format!("model.thresholds.{class}"), "expected a score from 0 to 1");
             }
+        }
+    }
+}
+
+impl Update {
+    fn take(&mut self, r: &mut Reader) {
+        r.take("update.enabled", &mut self.enabled);
+        r.take("update.trusted_keys", &mut self.trusted_keys);
+        r.take("update.min_trial", &mut self.min_trial);
+        if self.trusted_keys.len() > TRUSTED_KEYS_MAX {
+            r.fault("update.trusted_keys", "expected at most two: the current key and the next");
+        }
+        if self.min_trial > Duration::from_secs(7 * 86_400) {
+            r.fault("update.min_trial", "expected at most \"7d\"");
         }
     }
 }

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
+use ecosight_shared::release::PublicKey;
 use ecosight_shared::{DeviceId, Slug};
 use toml::de::{DeTable, DeValue};
 
@@ -26,7 +27,9 @@ pub(super) enum Value {
     Integer(i64),
     Float(f64),
     Boolean(bool),
-    /// An array or a date, which no setting takes.
+    /// Texts in brackets.
+    List(Vec<String>),
+    /// Another array or a date, which no setting takes.
     Other(&'static str),
 }
 
@@ -192,7 +195,13 @@ fn read(value: &DeValue<'_>) -> Value {
         }
         DeValue::Boolean(yes) => Value::Boolean(*yes),
         DeValue::Datetime(_) => Value::Other("a date without quotes"),
-        DeValue::Array(_) => Value::Other("an array"),
+        DeValue::Array(items) => {
+            let texts = items.iter().map(|item| match item.get_ref() {
+                DeValue::String(text) => Some(text.to_string()),
+                _ => None,
+            });
+            texts.collect::<Option<_>>().map_or(Value::Other("an array"), Value::List)
+        }
         DeValue::Table(_) => Value::Other("a table"),
     }
 }
@@ -235,6 +244,7 @@ impl fmt::Display for Value {
             Self::Integer(number) => number.fmt(f),
             Self::Float(number) => number.fmt(f),
             Self::Boolean(yes) => yes.fmt(f),
+            Self::List(texts) => write!(f, "{texts:?}"),
             Self::Other(what) => f.write_str(what),
         }
     }
@@ -299,6 +309,21 @@ impl FromValue for u32 {
     fn from_value(value: &Value) -> Result<Self, String> {
         let number = u64::from_value(value)?;
         Self::try_from(number).map_err(|_| expected("a smaller number", value))
+    }
+}
+
+impl FromValue for Vec<PublicKey> {
+    /// Of the environment one text, with commas between.
+    fn from_value(value: &Value) -> Result<Self, String> {
+        let what =
+            "public keys in brackets and quotes, as `ecosight-models release keygen` prints them";
+        let texts: Vec<&str> = match value {
+            Value::List(texts) => texts.iter().map(String::as_str).collect(),
+            Value::Raw(text) => text.split(',').filter(|text| !text.trim().is_empty()).collect(),
+            _ => return Err(expected(what, value)),
+        };
+        let parse = |text: &str| text.parse().map_err(|e| format!("{e}, found \"{text}\""));
+        texts.into_iter().map(parse).collect()
     }
 }
 

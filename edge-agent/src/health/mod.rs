@@ -45,6 +45,7 @@ pub struct Health {
     connected: AtomicBool,
     clip_bytes_today: AtomicU64,
     borne: AtomicU64,
+    model_slot: Mutex<&'static str>,
 }
 
 /// What is reported per interval.
@@ -90,6 +91,7 @@ impl Default for Health {
             connected: AtomicBool::new(false),
             clip_bytes_today: AtomicU64::new(0),
             borne: AtomicU64::new(0),
+            model_slot: Mutex::default(),
         }
     }
 }
@@ -211,6 +213,18 @@ impl Health {
     #[must_use]
     pub fn clip_bytes_today(&self) -> u64 {
         self.clip_bytes_today.load(Ordering::Relaxed)
+    }
+
+    /// The model in use lies there.
+    pub fn set_model_slot(&self, slot: &'static str) {
+        *lock(&self.model_slot) = slot;
+        self.tell_news();
+    }
+
+    /// Where the model in use lies, see [`crate::update::Place::name`].
+    #[must_use]
+    pub fn model_slot(&self) -> &'static str {
+        *lock(&self.model_slot)
     }
 
     /// The bearer sent an alert.

@@ -6,12 +6,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ecosight_shared::{ModelTag, Telemetry};
+use ecosight_shared::Telemetry;
 use tokio_util::sync::CancellationToken;
 
 use super::{Health, Minute, cpu_temperature_dc, free_bytes};
 use crate::clock::Clock;
 use crate::outbox::{Draft, Level, Outbox, OutboxError, Stamped};
+use crate::recorder::Identity;
 
 /// Writes telemetry into the outbox.
 #[derive(Debug)]
@@ -22,8 +23,8 @@ pub struct Reporter {
     pub outbox: Outbox,
     /// Its times.
     pub clock: Clock,
-    /// The model in use.
-    pub model: ModelTag,
+    /// Whose model it names.
+    pub identity: Arc<Identity>,
     /// The disk to watch.
     pub data_dir: PathBuf,
 }
@@ -70,7 +71,7 @@ impl Reporter {
         let free_mib = free_bytes(&self.data_dir).unwrap_or(0) >> 20;
         Telemetry {
             agent: version(),
-            model: self.model,
+            model: self.identity.model.get().tag,
             uptime_s: small(self.health.uptime().as_secs()),
             windows: pulse.windows,
             inference_p50_us: minute.inference.quantile_us(0.5),

@@ -136,7 +136,9 @@ impl Page {
         let level = self.outbox.level().await.ok()?;
         let pulse = self.health.pulse();
         let (dropped_samples, gaps) = self.health.losses();
-        let classes = &self.identity.model.classes;
+        let in_use = self.identity.model.get();
+        let model = &in_use.info;
+        let classes = &model.classes;
         let live = self.health.look(|live| {
             let new = live.column.saturating_sub(have).min(COLUMNS as u64) as usize;
             let from = live.columns.len().saturating_sub(new);
@@ -174,7 +176,10 @@ impl Page {
             "site": self.identity.site.as_str(),
             "device": self.identity.device.to_string(),
             "agent": env!("CARGO_PKG_VERSION"),
-            "model": format!("{} {}", self.identity.model.name, self.identity.model.version),
+            "model": match self.health.model_slot() {
+                "" | "factory" => format!("{} {}", model.name, model.version),
+                slot => format!("{} {}, slot {slot}", model.name, model.version),
+            },
             "time": rfc3339(self.clock.unix_us()),
             "uptime_s": self.health.uptime().as_secs(),
             "windows": pulse.windows,

@@ -17,7 +17,7 @@ use ecosight_shared::Topic;
 
 /// Messages that the client holds before they are on the network.
 const PIPE: usize = 16;
-/// Longest message that is taken in: receipts have 1 KiB at most.
+/// Longest message that is taken in: receipts have 1 KiB at most, signed releases 40.
 const INCOMING_MAX: u32 = 64 * 1_024;
 /// Longest wait for a connection.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
@@ -55,6 +55,8 @@ pub enum Happening {
     Receipt(Vec<u8>),
     /// A command for this station.
     Command(Command),
+    /// What this station should run.
+    Desired(Vec<u8>),
     /// It is over.
     Lost(String),
 }
@@ -197,6 +199,7 @@ async fn drive(mut events: EventLoop, tell: mpsc::UnboundedSender<Happening>) {
                     Ok(Topic::Command(_, _, name)) => {
                         Happening::Command(Command { name: name.to_owned(), payload })
                     }
+                    Ok(Topic::Desired(..)) => Happening::Desired(payload),
                     _ => Happening::Receipt(payload),
                 }
             }

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ecosight_shared::json::{CommandReply, ConnectionState, StationStatus, StatusDocument};
-use ecosight_shared::{Envelope, Message, Topic};
+use ecosight_shared::{Envelope, Message, ModelTag, Topic};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use tokio_util::sync::CancellationToken;
@@ -27,6 +27,7 @@ use crate::health::Health;
 use crate::outbox::{Outbox, OutboxError, Priority, Row};
 use crate::pull::Command;
 use crate::recorder::Identity;
+use crate::update::wire::Line;
 use tokio::sync::mpsc;
 
 pub use backoff::Backoff;
@@ -42,6 +43,8 @@ pub struct Topics {
     status: String,
     commands: String,
     reply: String,
+    desired: String,
+    update: String,
 }
 
 /// The uplink's settings and neighbours.
@@ -60,6 +63,8 @@ pub struct Uplink {
     pub health: Arc<Health>,
     /// Who carries out commands; nothing: they are not subscribed to.
     pub control: Option<Control>,
+    /// Whoever installs releases; nothing: nobody is told of them.
+    pub updates: Option<Line>,
 }
 
 /// Commands to whoever carries them out, and what is answered.
@@ -95,6 +100,8 @@ enum End {
     Drained,
     /// [`Ending::stop`].
     Stopped,
+    /// The last will names a model that is not in use any more.
+    Outlived,
     /// The network or the broker.
     Lost(String),
 }
@@ -111,6 +118,8 @@ impl Topics {
             status: Topic::Status(site, device).to_string(),
             commands: Topic::Command(site, device, "+").to_string(),
             reply: Topic::Reply(site, device).to_string(),
+            desired: Topic::Desired(site, device).to_string(),
+            update: Topic::Update(site, device).to_string(),
         }
     }
 }
@@ -146,6 +155,7 @@ impl Uplink {
         loop {
             let problem = match sender.connect_and_send(&ending, &mut backoff).await? {
                 End::Drained | End::Stopped => return Ok(()),
+                End::Outlived => continue,
                 End::Lost(problem) => problem,
             };
             let pause = backoff.pause();
@@ -176,7 +186,7 @@ impl Uplink {
             site_id: identity.site.to_string(),
             time: rfc3339(self.clock.unix_us()),
             agent_version: env!("CARGO_PKG_VERSION").to_owned(),
-            model: identity.model.clone(),
+            model: identity.model.get().info.clone(),
             location: identity.location,
         };
         // A last will is written when the connection is made: of later it knows nothing.
@@ -208,6 +218,7 @@ enum Published {
     Document(Key),
     Status,
     Reply,
+    Word,
 }
 
 type Notices = FuturesUnordered<
@@ -220,6 +231,7 @@ impl Sender {
         ending: &Ending,
         backoff: &mut Backoff,
     ) -> Result<End, UplinkError> {
+        let willed = self.uplink.identity.model.get().tag;
         let will = self.uplink.status(ConnectionState::Offline)?;
         let options = options(
             &self.uplink.config,
@@ -233,13 +245,13 @@ impl Sender {
             happening = connection.next() => match happening {
                 Happening::Connected { max_packet } => max_packet,
                 Happening::Lost(problem) => return Ok(End::Lost(problem)),
-                Happening::Receipt(_) | Happening::Command(_) => None,
+                Happening::Receipt(_) | Happening::Command(_) | Happening::Desired(_) => None,
             },
         };
         tracing::info!(broker = self.uplink.config.url, "connected to the broker");
         self.flight.connected();
         self.uplink.health.set_connected(true);
-        let end = self.send(&mut connection, limit, ending, backoff).await;
+        let end = self.send(&mut connection, limit, ending, backoff, willed).await;
         self.uplink.health.set_connected(false);
         let end = end?;
         match end {
@@ -252,6 +264,13 @@ impl Sender {
                     );
                 }
                 Ok(End::Lost(problem))
+            }
+            End::Outlived => {
+                // In order, so that the will is not published, and without a farewell: it is back
+                // in a moment.
+                let closed = tokio::time::timeout(FAREWELL, connection.close()).await;
+                tracing::debug!(?closed, "connecting anew with the model in the last will");
+                Ok(End::Outlived)
             }
             end => {
                 self.say_farewell(connection).await;
@@ -266,6 +285,7 @@ impl Sender {
         limit: Option<usize>,
         ending: &Ending,
         backoff: &mut Backoff,
+        willed: ModelTag,
     ) -> Result<End, UplinkError> {
         if let Err(problem) = connection.subscribe(&self.topics.receipt).await {
             return Ok(End::Lost(problem));
@@ -274,6 +294,12 @@ impl Sender {
             && let Err(problem) = connection.subscribe(&self.topics.commands).await
         {
             return Ok(End::Lost(problem));
+        }
+        if let Some(updates) = &self.uplink.updates {
+            if let Err(problem) = connection.subscribe(&self.topics.desired).await {
+                return Ok(End::Lost(problem));
+            }
+            updates.repeat();
         }
         let mut notices = Notices::new();
         let mut news = self.uplink.health.news();
@@ -288,7 +314,13 @@ impl Sender {
         let mut look = true;
         let mut drained_seen = false;
         loop {
-            if std::mem::take(&mut look)
+            // The classes of what another model heard are told before anything that it heard.
+            let outlived = self.uplink.identity.model.get().tag != willed;
+            if outlived && notices.is_empty() {
+                return Ok(End::Outlived);
+            }
+            if !outlived
+                && std::mem::take(&mut look)
                 && let Err(problem) = self.fill(connection, limit, &mut notices).await?
             {
                 return Ok(End::Lost(problem));
@@ -307,12 +339,21 @@ impl Sender {
                         look = true;
                     }
                     Happening::Command(command) => self.command(command),
+                    Happening::Desired(payload) => if let Some(updates) = &self.uplink.updates {
+                        updates.wish(payload);
+                    },
                     Happening::Lost(problem) => return Ok(End::Lost(problem)),
                 },
                 Some(reply) = next_reply(&mut self.uplink.control) => {
                     let json = serde_json::to_vec(&reply).map_err(UplinkError::Status)?;
                     match connection.publish(&self.topics.reply, json, false).await {
                         Ok(notice) => notices.push(watch(Published::Reply, notice)),
+                        Err(problem) => return Ok(End::Lost(problem)),
+                    }
+                }
+                word = next_word(self.uplink.updates.as_ref()) => {
+                    match connection.publish(&self.topics.update, word, true).await {
+                        Ok(notice) => notices.push(watch(Published::Word, notice)),
                         Err(problem) => return Ok(End::Lost(problem)),
                     }
                 }
@@ -460,7 +501,10 @@ impl Sender {
             (Published::Document(key), Ok(())) => {
                 self.shown.insert(key);
             }
-            (Published::Document(_) | Published::Status | Published::Reply, _) => {}
+            (
+                Published::Document(_) | Published::Status | Published::Reply | Published::Word,
+                _,
+            ) => {}
         }
     }
 
@@ -529,6 +573,14 @@ async fn next_reply(control: &mut Option<Control>) -> Option<CommandReply> {
             Some(reply) => Some(reply),
             None => std::future::pending().await,
         },
+        None => std::future::pending().await,
+    }
+}
+
+/// The next word on an update; never, where there are none.
+async fn next_word(updates: Option<&Line>) -> Vec<u8> {
+    match updates {
+        Some(updates) => updates.next().await,
         None => std::future::pending().await,
     }
 }

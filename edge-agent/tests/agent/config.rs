@@ -128,6 +128,28 @@ url = "not a url"
 }
 
 #[test]
+fn keys_of_releases_are_read_from_brackets_or_the_environment() {
+    let key = |n: u8| ecosight_shared::release::SecretKey::from_seed(&[n; 32]).public();
+    let text = format!("[update]\ntrusted_keys = [\"{}\", \"{}\"]\n", key(1), key(2));
+    assert_eq!(parse(&text, &[]).expect("valid").update.trusted_keys, [key(1), key(2)]);
+    let environment = [("ECOSIGHT__UPDATE__TRUSTED_KEYS", &*key(3).to_string())];
+    assert_eq!(parse(&text, &environment).expect("valid").update.trusted_keys, [key(3)]);
+    let none = [("ECOSIGHT__UPDATE__TRUSTED_KEYS", "")];
+    assert_eq!(parse(&text, &none).expect("valid").update.trusted_keys, []);
+    for (written, problem) in [
+        ("\"abc\"".to_owned(), "expected public keys in brackets"),
+        ("[\"abc\"]".to_owned(), "expected a public key: 44 characters of base64, found \"abc\""),
+        ("[1]".to_owned(), "expected public keys in brackets"),
+        (format!("[\"{0}\", \"{0}\", \"{0}\"]", key(1)), "expected at most two"),
+    ] {
+        let found = faults(&format!("[update]\ntrusted_keys = {written}\n"), &[]);
+        assert!(found[0].contains(problem), "{written}: {found:?}");
+    }
+    let found = faults("[update]\ntrusted_key = []\n", &[]);
+    assert!(found[0].contains("did you mean `update.trusted_keys`?"), "{found:?}");
+}
+
+#[test]
 fn a_setting_in_the_wrong_section_is_found() {
     let found = faults("[storage]\ninterval = \"5s\"\n", &[]);
     assert!(found[0].contains("did you mean `telemetry.interval`?"), "{found:?}");

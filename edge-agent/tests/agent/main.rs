@@ -23,5 +23,6 @@ mod station;
 mod support;
 mod tls;
 mod trace;
+mod update;
 mod uplink;
 mod uploads;

@@ -212,6 +212,7 @@ fn a_clip_is_cut_only_when_everything_around_it_was_listened_to() {
         tracer: None,
         reel: None,
         canaries: None,
+        orders: None,
     };
     let (heard, mut told) = channel();
     let listening = std::thread::spawn(move || hearing.listen(heard, &CancellationToken::new()));
@@ -280,4 +281,22 @@ fn recordings_of_speech_are_recognised() {
     }
     eprintln!("{found} of {all} recordings of speech are recognised");
     assert!(found * 10 >= all * 9, "{found} of {all}");
+}
+
+#[test]
+fn what_either_of_two_models_took_for_speech_is_taken_out() {
+    let (mut old, mut new) = (Speech::new(10), Speech::new(10));
+    for (start, end) in [(100, 200), (500, 600)] {
+        old.note(start, end, true);
+    }
+    for (start, end) in [(150, 250), (700, 800)] {
+        new.note(start, end, true);
+    }
+    new.absorb(&old);
+    let mut samples = [1_i16; 1_000];
+    assert_eq!(new.redact(0, &mut samples), [(90, 260), (490, 610), (690, 810)]);
+    assert_eq!(samples.iter().filter(|sample| **sample == 0).count(), 170 + 120 + 120);
+    // What comes next goes on from there.
+    new.note(805, 900, true);
+    assert_eq!(new.redact(0, &mut samples).last(), Some(&(690, 910)));
 }

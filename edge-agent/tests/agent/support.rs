@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use ecosight_agent::config::Config;
 use ecosight_agent::outbox::{Draft, OpenDraft, Opened, Outbox, OutboxError, Quota, Row, Stamped};
-use ecosight_agent::recorder::Identity;
+use ecosight_agent::recorder::{Identity, InUse, Running};
 use ecosight_models::Event;
 use ecosight_shared::json::{AlertDocument, ModelInfo};
 use ecosight_shared::{
@@ -58,13 +58,15 @@ pub(crate) fn identity() -> Arc<Identity> {
         name: config.station.name,
         site: "test".parse().expect("a name"),
         location: None,
-        model: ModelInfo {
-            name: "test".into(),
-            version: "1".into(),
-            tag: "01020304".into(),
-            classes: CLASSES.map(String::from).to_vec(),
-        },
-        tag: ModelTag([1, 2, 3, 4]),
+        model: Running::new(InUse {
+            info: ModelInfo {
+                name: "test".into(),
+                version: "1".into(),
+                tag: "01020304".into(),
+                classes: CLASSES.map(String::from).to_vec(),
+            },
+            tag: ModelTag([1, 2, 3, 4]),
+        }),
     })
 }
 
@@ -98,7 +100,7 @@ pub(crate) fn alert(number: u64) -> Stamped {
         level_dbfs: -20,
         windows: 2,
         flags: Flags::default(),
-        model: identity.tag,
+        model: identity.model.get().tag,
     };
     let document = AlertDocument {
         schema: AlertDocument::SCHEMA.into(),

@@ -52,6 +52,8 @@ pub(crate) struct Received {
     pub(crate) status: serde_json::Value,
     /// Answers to commands.
     pub(crate) replies: Vec<serde_json::Value>,
+    /// Words on updates.
+    pub(crate) words: Vec<serde_json::Value>,
 }
 
 /// A receiver that stores what comes and, if asked to, gives receipts.
@@ -88,6 +90,11 @@ impl Cloud {
             }
         });
         Self { received, task }
+    }
+
+    /// Forgets what came, so that what comes next is seen.
+    pub(crate) fn forget(&self) {
+        *self.received.lock().expect("not poisoned") = Received::default();
     }
 
     pub(crate) fn look<T>(&self, look: impl FnOnce(&Received) -> T) -> T {
@@ -143,6 +150,10 @@ fn note(store: &Mutex<Received>, topic: &str, payload: &[u8]) -> Option<Vec<u8>>
             store.replies.push(serde_json::from_slice(payload).expect("JSON"));
             None
         }
+        Topic::Update(..) => {
+            store.words.push(serde_json::from_slice(payload).expect("JSON"));
+            None
+        }
         _ => None,
     }
 }
@@ -180,6 +191,7 @@ pub(crate) fn start(url: String, open: &Open) -> Running {
         teller: None,
         health: Arc::default(),
         control: None,
+        updates: None,
     };
     let ending = Ending::default();
     let task = tokio::spawn(uplink.run(ending.clone()));

@@ -43,7 +43,9 @@ fn every_confirmed_shot_arrives_once_whatever_is_killed() -> Result<()> {
     // Fewer alerts would leave the faults nothing to break; how many are heard is not judged here.
     ensure!(expected.len() >= 8, "only {} of {} shots are heard", expected.len(), shots.len());
 
-    let mut world = World::start(folder, yamnet, &wav)?;
+    let station = world::replay(&wav, &yamnet);
+    let model = ["--yamnet", world::text(&yamnet)?];
+    let mut world = World::start(folder, &station, "", &model)?;
     let started = Instant::now();
     world.start_station()?;
     let strikes = strike_all(&mut world, expected.len())?;

@@ -54,7 +54,8 @@ pub(crate) struct World {
     ranger: Program,
     http_port: u16,
     folder: TempDir,
-    yamnet: PathBuf,
+    /// What the server is told of its model.
+    model: Vec<String>,
     client: reqwest::Client,
     runtime: tokio::runtime::Runtime,
 }
@@ -120,11 +121,19 @@ impl World {
         Ok(place)
     }
 
-    /// Starts broker, server and ranger; the station comes with [`World::start_station`].
-    pub(crate) fn start(folder: TempDir, yamnet: PathBuf, wav: &Path) -> Result<Self> {
+    /// Starts broker, server and ranger; the station comes with [`World::start_station`]. `station` is
+    /// what its configuration says of source, model and updates, `server` the server's
+    /// configuration, `model` what the server is told of its model.
+    pub(crate) fn start(
+        folder: TempDir,
+        station: &str,
+        server: &str,
+        model: &[&str],
+    ) -> Result<Self> {
         let broker = Broker::start()?;
         let http_port = free_port()?;
-        write_station_config(folder.path(), &yamnet, wav, &broker, http_port)?;
+        write_configs(folder.path(), station, server, &broker, http_port)?;
+        let model = model.iter().map(|&argument| argument.to_owned()).collect();
         let watch = ["watch", "--json", "--client-id", "ranger", "--mqtt", &broker.url()];
         let ranger = Program::start("ranger", &built("ecosight-cloud"), watch, folder.path())?;
         let _ = rustls::crypto::ring::default_provider().install_default();
@@ -132,7 +141,7 @@ impl World {
         let client = reqwest::Client::builder().timeout(Duration::from_secs(10)).build()?;
         let (server, station) = (None, None);
         let mut world =
-            Self { broker, server, station, ranger, http_port, folder, yamnet, client, runtime };
+            Self { broker, server, station, ranger, http_port, folder, model, client, runtime };
         world.start_server()?;
         Ok(world)
     }
@@ -141,18 +150,10 @@ impl World {
     pub(crate) fn start_server(&mut self) -> Result<()> {
         let data = self.folder.path().join("server");
         let listen = format!("127.0.0.1:{}", self.http_port);
-        let (mqtt, yamnet) = (self.broker.url(), self.yamnet.clone());
-        let arguments = [
-            "serve",
-            "--listen",
-            &listen,
-            "--mqtt",
-            &mqtt,
-            "--data-dir",
-            text(&data)?,
-            "--yamnet",
-            text(&yamnet)?,
-        ];
+        let (mqtt, config) = (self.broker.url(), self.folder.path().join("cloud.toml"));
+        let fixed = ["serve", "--config", text(&config)?, "--listen", &listen, "--mqtt", &mqtt];
+        let model = self.model.iter().map(String::as_str);
+        let arguments = fixed.into_iter().chain(["--data-dir", text(&data)?]).chain(model);
         let mut server =
             Program::start("server", &built("ecosight-cloud"), arguments, self.folder.path())?;
         for _ in 0..200 {
@@ -195,6 +196,14 @@ impl World {
         }
         station.kill_9()?;
         Ok(true)
+    }
+
+    /// Stops the station in order and starts it again.
+    pub(crate) fn restart_station(&mut self) -> Result<()> {
+        let mut station = self.station.take().context("the station is not running")?;
+        let status = station.terminate(Duration::from_secs(20))?;
+        ensure!(status.success(), "the station ended with {status}:\n{}", station.log_tail());
+        self.start_station()
     }
 
     /// Waits until the station has delivered everything and ends by itself.
@@ -257,7 +266,20 @@ impl World {
         format!("http://127.0.0.1:{}{path}", self.http_port)
     }
 
-    fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
+    /// What the server answers to what is posted.
+    pub(crate) fn post(&self, path: &str, body: &serde_json::Value) -> Result<serde_json::Value> {
+        let url = self.url(path);
+        self.runtime.block_on(async {
+            let response = self.client.post(url).json(body).send().await?;
+            let status = response.status();
+            let answer: serde_json::Value = response.json().await?;
+            ensure!(status.is_success(), "{path}: {status} {answer}");
+            Ok(answer)
+        })
+    }
+
+    /// What the server answers.
+    pub(crate) fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
         let url = self.url(path);
         Ok(self.runtime.block_on(async {
             self.client.get(url).send().await?.error_for_status()?.json().await
@@ -273,21 +295,11 @@ impl StoredAlert {
     }
 }
 
-#[allow(clippy::disallowed_methods, reason = "a configuration for a test need not be durable")]
-fn write_station_config(
-    folder: &Path,
-    yamnet: &Path,
-    wav: &Path,
-    broker: &Broker,
-    http_port: u16,
-) -> Result<()> {
-    let (yamnet, wav, data, mqtt) =
-        (yamnet.display(), wav.display(), folder.join("station"), broker.url());
-    let config = format!(
+/// Recordings as a source, and the full model, as a station's configuration.
+pub(crate) fn replay(wav: &Path, yamnet: &Path) -> String {
+    let (wav, yamnet) = (wav.display(), yamnet.display());
+    format!(
         r#"
-[station]
-name = "station-1"
-site = "path"
 [source]
 kind = "file"
 path = "{wav}"
@@ -295,16 +307,38 @@ speed = "max"
 start_time = "{START_TIME}"
 [model]
 yamnet = "{yamnet}"
+"#
+    )
+}
+
+#[allow(clippy::disallowed_methods, reason = "a configuration for a test need not be durable")]
+fn write_configs(
+    folder: &Path,
+    station: &str,
+    server: &str,
+    broker: &Broker,
+    http_port: u16,
+) -> Result<()> {
+    let (data, mqtt) = (folder.join("station"), broker.url());
+    let config = format!(
+        r#"
+[station]
+name = "station-1"
+site = "path"
+{station}
 [mqtt]
 url = "{mqtt}"
 reconnect_max = "1s"
 resend_after = "2s"
 [cloud]
 url = "http://127.0.0.1:{http_port}"
+[page]
+listen = ""
 [storage]
 data_dir = "{}"
 "#,
         data.display()
     );
+    fs::write(folder.join("cloud.toml"), server)?;
     Ok(fs::write(folder.join("station.toml"), config)?)
 }

@@ -11,6 +11,7 @@ mod distant_shots;
 mod front_end;
 mod golden;
 mod import;
+mod release;
 mod scene;
 mod tflite_writer;
 #[cfg(feature = "train")]

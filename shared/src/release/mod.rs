@@ -22,7 +22,8 @@ use sha2::{Digest as _, Sha256};
 
 pub use keys::{KeyError, KeyId, PUBLIC_KEY_LEN, PublicKey, SecretKey};
 pub use verify::{
-    Highest, MAX_COUNTER_STEP, Memory, Refusal, Station, Verified, inspect, parse_version, verify,
+    Highest, MAX_COUNTER_STEP, Memory, Refusal, Station, Verified, inspect, parse_version, peek,
+    verify,
 };
 
 use crate::json::{SignatureDocument, SignedDocument};
@@ -97,6 +98,15 @@ pub struct ReleaseFile {
     pub bytes: u64,
     /// Its hash, by which it is fetched.
     pub sha256: [u8; 32],
+}
+
+impl ReleaseFile {
+    /// Describes a file with this content.
+    #[must_use]
+    pub fn of(path: &str, content: &[u8]) -> Self {
+        let sha256 = Sha256::digest(content).into();
+        Self { path: path.to_owned(), bytes: content.len() as u64, sha256 }
+    }
 }
 
 /// A manifest as it travels: exactly the bytes that were signed.

@@ -1,0 +1,355 @@
+//! What somebody might do who holds the broker, the server or the network, but no key (RELIABILITY P12):
+//! each attack is refused with a reason that has a name.
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ecosight_agent::config;
+use ecosight_agent::recorder::Storage;
+use ecosight_agent::update::fault::Fault;
+use ecosight_agent::update::fetch::{Fetcher, Limits};
+use ecosight_agent::update::machine::{Answer, Judge, wished};
+use ecosight_agent::update::prove::Prover;
+use ecosight_agent::update::state::Digest;
+use ecosight_agent::update::{Saved, Store, machine};
+use ecosight_agent::upload;
+use ecosight_models::{Builtin, BundleFiles};
+use ecosight_shared::DeviceId;
+use ecosight_shared::json::UpdateStep;
+use ecosight_shared::release::{MAX_COUNTER_STEP, Manifest, ReleaseFile, SignedManifest};
+use tempfile::{TempDir, tempdir};
+
+use super::{EXPIRES_S, FILES, Mood, Release, Server, desired, judge, key, program, trusted};
+use crate::bundle::Thud;
+use crate::support::START_US;
+
+fn release(counter: u64) -> Release {
+    Release::of(&Thud::default(), counter, None)
+}
+
+/// The word for what the station says to a wish.
+fn answer(saved: &Saved, signed: &SignedManifest, judge: &Judge<'_>) -> String {
+    let Answer::Next(next) = wished(saved, &desired(signed, "t1"), judge) else {
+        return "nothing".into();
+    };
+    assert_eq!(next.active, saved.active);
+    let word = next.word.expect("a word");
+    match word.fault {
+        Some((code, reason)) => {
+            assert_eq!(word.step, UpdateStep::Refused);
+            assert!(next.job.is_none() && reason.len() > 20, "a sentence: {reason}");
+            code
+        }
+        None => word.step.name().to_owned(),
+    }
+}
+
+/// A station that has accepted the release with this counter before.
+fn with_highest(counter: u64) -> Saved {
+    Saved { highest: Some((counter, Digest([9; 32]))), ..Saved::default() }
+}
+
+#[test]
+fn signatures_times_and_counters() {
+    let keys = trusted();
+    let (good, station) = (release(42), judge(&keys));
+    let manifest = &good.manifest;
+    let sign = |manifest: &Manifest| SignedManifest::sign(manifest, &[&key(1)]).expect("signed");
+    assert_eq!(answer(&Saved::default(), &good.signed(), &station), "accepted");
+
+    // 1: a byte of the manifest or of its signature is tampered with.
+    let whole = good.signed();
+    for place in 0..whole.manifest.len() {
+        let mut signed = whole.clone();
+        signed.manifest[place] ^= 1;
+        assert_eq!(answer(&Saved::default(), &signed, &station), "bad_signature", "{place}");
+    }
+    let mut signed = whole.clone();
+    signed.signatures[0].bytes[10] ^= 1;
+    assert_eq!(answer(&Saved::default(), &signed, &station), "bad_signature");
+    signed.signatures.clear();
+    assert_eq!(answer(&Saved::default(), &signed, &station), "unsigned");
+
+    // 2: a key that nobody here trusts.
+    let foreign = SignedManifest::sign(manifest, &[&key(3)]).expect("signed");
+    assert_eq!(answer(&Saved::default(), &foreign, &station), "wrong_key");
+
+    // 3: its time is over.
+    let late = Judge { now_us: EXPIRES_S * 1_000_000, ..station };
+    assert_eq!(answer(&Saved::default(), &good.signed(), &late), "expired");
+
+    // 4: an old release is sent again, and another one with the same counter.
+    assert_eq!(answer(&with_highest(43), &good.signed(), &station), "replayed");
+    assert_eq!(answer(&with_highest(42), &good.signed(), &station), "replayed");
+
+    // 5: the station is kept in the past, so that what has expired would still be good.
+    let frozen = Saved { latest_unix_s: EXPIRES_S, ..Saved::default() };
+    assert_eq!(answer(&frozen, &good.signed(), &station), "expired");
+
+    // 6: the counters are used up.
+    let far = Manifest { counter: 42 + MAX_COUNTER_STEP + 1, ..manifest.clone() };
+    assert_eq!(answer(&with_highest(42), &sign(&far), &station), "fast_forward");
+
+    // 11: it is for another station, or another site.
+    let other = DeviceId(uuid::Uuid::from_u128(5));
+    let theirs = Manifest { devices: vec![other], ..manifest.clone() };
+    assert_eq!(answer(&Saved::default(), &sign(&theirs), &station), "other_device");
+    let there = Manifest { site: Some("elsewhere".parse().expect("a site")), ..manifest.clone() };
+    assert_eq!(answer(&Saved::default(), &sign(&there), &station), "other_site");
+
+    // 12: keys are rotated. The next one is trusted beforehand; the old one, once taken out, never.
+    let next = SignedManifest::sign(manifest, &[&key(2)]).expect("signed");
+    assert_eq!(answer(&Saved::default(), &next, &station), "accepted");
+    let both = SignedManifest::sign(manifest, &[&key(1), &key(2)]).expect("signed");
+    let rotated = [key(2).public()];
+    let station = judge(&rotated);
+    assert_eq!(answer(&Saved::default(), &both, &station), "accepted");
+    assert_eq!(answer(&Saved::default(), &good.signed(), &station), "wrong_key");
+    assert_eq!(answer(&Saved::default(), &good.signed(), &judge(&[])), "no_trusted_key");
+
+    // And an agent that is too old for it.
+    let station = Judge { agent_version: "0.0.9", ..judge(&keys) };
+    assert_eq!(answer(&Saved::default(), &good.signed(), &station), "agent_too_old");
+}
+
+#[test]
+fn a_message_that_is_no_wish_is_answered_once_and_stops_nothing() {
+    let keys = trusted();
+    let saved = machine::unreadable(&Saved::default(), "no JSON".into(), START_US).expect("news");
+    let word = saved.word.clone().expect("a word");
+    assert_eq!(
+        (word.step, word.fault.map(|(code, _)| code)),
+        (UpdateStep::Refused, Some("malformed".into()))
+    );
+    assert_eq!(machine::unreadable(&saved, "no JSON".into(), START_US), None, "once");
+    let Answer::Next(under_way) = wished(&saved, &release(1).desired("t1"), &judge(&keys)) else {
+        panic!("no answer");
+    };
+    assert_eq!(machine::unreadable(&under_way, "no JSON".into(), START_US), None);
+}
+
+/// A station's disk, and what it fetches with.
+struct Fetching {
+    folder: TempDir,
+    server: Server,
+    fetcher: Fetcher,
+}
+
+impl Fetching {
+    async fn new(limits: Limits) -> Self {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let (folder, server) = (tempdir().expect("a folder"), Server::start().await);
+        let clips = folder.path().join("clips");
+        let cloud = config::Cloud { url: Some(server.url.clone()), ..config::Cloud::default() };
+        let fetcher = Fetcher {
+            client: upload::client(&cloud).expect("a client"),
+            base: server.url.clone(),
+            dir: Store::of(folder.path()).incoming(),
+            storage: Storage { clips, reserve: 1_000, max_clips: 0, reel: None },
+            limits,
+            outbox: None,
+        };
+        Self { folder, server, fetcher }
+    }
+
+    async fn code(&self, release: &Release) -> &'static str {
+        match self.fetcher.fetch(&release.manifest, FILES).await {
+            Ok(()) => "fetched",
+            Err(fault) => fault.code(),
+        }
+    }
+
+    fn longest_file(&self) -> u64 {
+        let files = std::fs::read_dir(&self.fetcher.dir).expect("a folder").flatten();
+        files.map(|file| file.metadata().expect("known").len()).max().unwrap_or(0)
+    }
+}
+
+fn quick() -> Limits {
+    let ms = Duration::from_millis;
+    Limits { time: Duration::from_secs(20), pause: (ms(5), ms(20)), piece: 700 }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_server_may_do_to_files() {
+    let release = release(1);
+    let longest = release.manifest.files.iter().map(|file| file.bytes).max().expect("files");
+    for (mood, code) in [
+        // 1: a byte of a file is tampered with.
+        (Mood::Tampers, "bad_hash"),
+        // 8: it never ends.
+        (Mood::Endless, "too_long"),
+        // 9: it comes too slowly ever to be there.
+        (Mood::Slow, "too_slow"),
+        // 10: its end is missing.
+        (Mood::Truncated, "not_served"),
+    ] {
+        let limits = Limits { time: Duration::from_secs(3), ..quick() };
+        let fetching = Fetching::new(limits).await;
+        fetching.server.hand_out(&release);
+        fetching.server.set_mood(mood);
+        assert_eq!(fetching.code(&release).await, code, "{mood:?}");
+        assert!(fetching.longest_file() <= longest, "{mood:?}: more than is signed was kept");
+        // The same server, honest again: what is good of what is there serves.
+        fetching.server.set_mood(Mood::Well);
+        assert_eq!(fetching.code(&release).await, "fetched", "after {mood:?}");
+        BundleFiles::open(&fetching.fetcher.dir).expect("whole");
+    }
+    let fetching = Fetching::new(quick()).await;
+    assert_eq!(fetching.code(&release).await, "not_served", "a server without it");
+    // Nothing but a path comes after the server's own address.
+    let elsewhere = fetching.fetcher.fetch(&release.manifest, "@elsewhere/files").await;
+    assert_eq!(elsewhere.map_err(|fault| fault.code()), Err("malformed"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_link_that_breaks_all_the_time_costs_hardly_a_byte_twice() {
+    let release = release(1);
+    let fetching = Fetching::new(quick()).await;
+    fetching.server.hand_out(&release);
+    fetching.server.set_mood(Mood::Cuts);
+    // Somebody else's file, and the beginning of one that was never finished.
+    for name in ["stray.onnx", ".0011.part"] {
+        let path = fetching.fetcher.dir.join(name);
+        ecosight_models::durable::write_file(&path, b"old").expect("written");
+    }
+    assert_eq!(fetching.code(&release).await, "fetched");
+    let (total, sent) = (release.manifest.total_bytes(), fetching.server.sent());
+    assert!(sent <= total + total / 20, "{sent} of {total} bytes");
+    let names = std::fs::read_dir(&fetching.fetcher.dir).expect("a folder").count();
+    assert_eq!(names, release.files.len(), "nothing but the release is left");
+    assert_eq!(fetching.code(&release).await, "fetched");
+    assert_eq!(fetching.server.sent(), sent, "what is there is not fetched again");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_is_too_full_takes_none() {
+    let mut fetching = Fetching::new(quick()).await;
+    let release = release(1);
+    assert_eq!(fetching.fetcher.make_room(&release.manifest), Ok(()));
+    fetching.fetcher.storage.reserve = u64::MAX / 2;
+    let refused = fetching.fetcher.make_room(&release.manifest).expect_err("full");
+    assert_eq!(refused.code(), "no_space");
+    assert!(refused.to_string().contains("storage.reserve"), "{refused}");
+    assert!(!fetching.folder.path().join("update").exists());
+}
+
+/// The word for what comes of the proof of the files of `release`, as they are.
+async fn proof(release: &Release) -> &'static str {
+    proved(release, Duration::from_secs(60)).await.map_or_else(|fault| fault.code(), |()| "proved")
+}
+
+async fn proved(release: &Release, limit: Duration) -> Result<(), Fault> {
+    let folder = tempdir().expect("a folder");
+    let dir = folder.path().join("incoming");
+    release.write(&dir);
+    let prover = Prover { program: program(), yamnet: None, audioset: false, limit };
+    let bundle = Digest(release.manifest.bundle_sha256().expect("listed"));
+    let loaded = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let tell = Arc::clone(&loaded);
+    let proof = prover
+        .prove(&dir, bundle, release.manifest.classes_sha256, move || {
+            tell.store(true, std::sync::atomic::Ordering::SeqCst);
+        })
+        .await;
+    if proof.is_ok() {
+        assert!(loaded.load(std::sync::atomic::Ordering::SeqCst), "it was said in between");
+    }
+    proof
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_model_is_proved_in_a_process_of_its_own() {
+    assert_eq!(proof(&release(1)).await, "proved");
+
+    // 7: the network of one bundle with the classes of another.
+    let swapped = Thud { classes: ["background", "thud"], ..Thud::default() };
+    let (good, other) = (release(1), Release::of(&swapped, 1, None));
+    let mixed = Release { manifest: other.manifest.clone(), files: good.files.clone() };
+    assert_eq!(proof(&mixed).await, "mixed");
+    let mut labels = release(1);
+    labels.manifest.classes_sha256 = other.manifest.classes_sha256;
+    assert_eq!(proof(&labels).await, "mixed");
+    // A file is missing, or is another one.
+    for path in ["head.onnx", "manifest.json"] {
+        let mut part = release(1);
+        part.files.remove(path);
+        assert_eq!(proof(&part).await, "mixed", "without {path}");
+        let mut part = release(1);
+        part.files.insert(path.into(), b"{}".to_vec());
+        assert_eq!(proof(&part).await, "mixed", "with another {path}");
+    }
+
+    let off = Thud { golden_off: Some(0.2), ..Thud::default() };
+    assert_eq!(proof(&Release::of(&off, 1, None)).await, "golden_clips");
+    let hangs = proved(&release(1), Duration::from_millis(1)).await;
+    assert_eq!(hangs.map_err(|fault| fault.code()), Err("hangs"));
+}
+
+/// A model may do anything to the process that runs it; here a script does.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_dies_or_hangs_takes_nothing_with_it() {
+    for (script, code) in [
+        ("kill -9 $$", "crashed"),
+        ("echo '\"loaded\"'; kill -6 $$", "crashed"),
+        (
+            "echo '\"loaded\"'; echo '{\"proved\":{\"off\":0.0,\"window_us\":900}}'; exit 3",
+            "crashed",
+        ),
+        ("echo nonsense", "crashed"),
+        ("echo '\"loaded\"'; exec sleep 60", "hangs"),
+        ("echo '{\"proved\":{\"off\":0.0,\"window_us\":240001}}'", "slow_model"),
+        ("echo '{\"proved\":{\"off\":null,\"window_us\":900}}'", "no_golden"),
+    ] {
+        let folder = tempdir().expect("a folder");
+        let program = folder.path().join("program");
+        crate::station::write(&program, format!("#!/bin/sh\n{script}\n").as_bytes());
+        let mode = std::fs::Permissions::from_mode(0o700);
+        std::fs::set_permissions(&program, mode).expect("set");
+        let limit = Duration::from_secs(2);
+        let prover = Prover { program, yamnet: None, audioset: false, limit };
+        let proof = prover.prove(folder.path(), Digest([0; 32]), [0; 32], || {}).await;
+        let fault = proof.expect_err(script);
+        assert_eq!((fault.code(), fault.blocks()), (code, true), "{script}: {fault}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_model_on_yamnet_is_not_for_a_station_without() {
+    let bundle = BundleFiles::builtin(Builtin::Full).expect("shipped");
+    let release = Release::from_bundle(&bundle, 1, None);
+    let folder = tempdir().expect("a folder");
+    release.write(&folder.path().join("incoming"));
+    let prover = Prover {
+        program: program(),
+        yamnet: Some("/nonexistent/yamnet.onnx".into()),
+        audioset: true,
+        limit: Duration::from_secs(60),
+    };
+    let id = Digest(release.manifest.bundle_sha256().expect("listed"));
+    let dir = folder.path().join("incoming");
+    let proof = prover.prove(&dir, id, release.manifest.classes_sha256, || {}).await;
+    let fault = proof.expect_err("no YAMNet");
+    assert_eq!((fault.code(), fault.blocks()), ("needs_yamnet", false), "{fault}");
+    assert!(fault.to_string().contains("needs YAMNet"), "{fault}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_release_that_is_no_network_is_refused_at_once() {
+    let mut release = release(1);
+    let junk = vec![0xff; 4_096];
+    release.files.insert("head.onnx".into(), junk.clone());
+    // Signed as it is: whoever has the key may err.
+    let mut bundle: serde_json::Value =
+        serde_json::from_slice(&release.files["manifest.json"]).expect("JSON");
+    let described = ReleaseFile::of("head.onnx", &junk);
+    bundle["files"][0]["bytes"] = described.bytes.into();
+    bundle["files"][0]["sha256"] = ecosight_models::bundle::hex(&described.sha256).into();
+    let bundle = serde_json::to_vec(&bundle).expect("JSON");
+    release.manifest.files = vec![ReleaseFile::of("manifest.json", &bundle), described];
+    release.files.insert("manifest.json".into(), bundle);
+    let started = Instant::now();
+    assert_eq!(proof(&release).await, "not_loaded");
+    assert!(started.elapsed() < Duration::from_secs(20), "{:?}", started.elapsed());
+}
