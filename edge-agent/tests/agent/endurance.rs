@@ -162,6 +162,11 @@ async fn a_power_cut_takes_nothing_that_was_called_durable() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_power_cut_in_the_middle_of_a_write_takes_nothing_that_was_called_durable() {
+    // To catch a writer between a write and its word takes a machine that does little else.
+    if size(0, 1) == 0 {
+        eprintln!("skipped: a part of `make soak`");
+        return;
+    }
     power_cuts(Cut::Torn).await;
 }
 
