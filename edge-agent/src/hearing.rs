@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use ecosight_models::{DetectorOutput, Event, SAMPLE_RATE_HZ};
+use ecosight_models::{DetectorOutput, Event, HOP_SAMPLES, SAMPLE_RATE_HZ};
 use ecosight_shared::{SourceState, TimeQuality};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -157,6 +157,8 @@ struct Listener {
     canary_due: u64,
     /// A model that is tried beside the one in use.
     shadow: Option<Shadow>,
+    /// Where the newest unbroken sound begins, and with it the windows.
+    unbroken_since: u64,
 }
 
 /// After a canary that did not come out another is tried soon: 10 min.
@@ -205,6 +207,7 @@ impl Hearing {
             canary: None,
             canary_due: self.begin.sample + self.canaries.map_or(0, |canaries| canaries.first),
             shadow: None,
+            unbroken_since: self.begin.sample,
             hearing: self,
         };
         listener.hearing.ear.reset(listener.ring.end());
@@ -252,13 +255,18 @@ impl Listener {
         let order = |listener: &Self| listener.hearing.orders.as_ref()?.try_recv().ok();
         while let Some(order) = order(self) {
             match order {
-                Order::Try(ear, board) => match Shadow::begin(ear, board, self.ring.end()) {
-                    Ok(shadow) => {
-                        self.hearing.ear.keep_account(true);
-                        self.shadow = Some(shadow);
+                Order::Try(ear, board) => {
+                    let end = self.ring.end();
+                    let past = (end - self.unbroken_since) % HOP_SAMPLES as u64;
+                    let skip = (HOP_SAMPLES as u64 - past) % HOP_SAMPLES as u64;
+                    match Shadow::begin(ear, board, end + skip, skip as usize) {
+                        Ok(shadow) => {
+                            self.hearing.ear.keep_account(true);
+                            self.shadow = Some(shadow);
+                        }
+                        Err(error) => tracing::error!(%error, "no thread for a model on trial"),
                     }
-                    Err(error) => tracing::error!(%error, "no thread for a model on trial"),
-                },
+                }
                 Order::Stop => {
                     self.hearing.ear.keep_account(false);
                     self.shadow = None;
@@ -448,6 +456,7 @@ impl Listener {
         self.reel_due(true);
         self.ring.clear(next);
         self.hearing.ear.reset(next);
+        self.unbroken_since = next;
         if let Some(shadow) = &mut self.shadow {
             shadow.interrupt(next);
         }

@@ -174,6 +174,8 @@ pub(crate) struct Shadow {
     /// Samples that were fed and are not heard yet.
     waiting: Arc<AtomicU64>,
     board: Board,
+    /// Samples up to the first window that both judge.
+    skip: usize,
     taking_over: Option<TakingOver>,
 }
 
@@ -190,11 +192,17 @@ struct TakingOver {
 }
 
 impl Shadow {
-    /// Lets `ear` hear from the sample `next` of the stream on.
+    /// Lets `ear` hear from the sample `next` of the stream on, `skip` samples ahead: where a window of
+    /// the model in use begins, so that both judge the same ones.
     ///
     /// # Errors
     /// There is no thread to be had.
-    pub(crate) fn begin(mut ear: Box<Ear>, board: Board, next: u64) -> std::io::Result<Self> {
+    pub(crate) fn begin(
+        mut ear: Box<Ear>,
+        board: Board,
+        next: u64,
+        skip: usize,
+    ) -> std::io::Result<Self> {
         ear.reset(next);
         ear.keep_account(true);
         let (feed, fed) = mpsc::channel();
@@ -216,12 +224,15 @@ impl Shadow {
                 }
             }
         })?;
-        Ok(Self { feed, ear: given, waiting, board, taking_over: None })
+        Ok(Self { feed, ear: given, waiting, board, skip, taking_over: None })
     }
 
     /// Hands the same sound on, with what the ear in use did with it. A replay waits for a shadow
     /// that is behind: its sound is not in a hurry.
     pub(crate) fn hear(&mut self, samples: &[f32], unix_us: i64, account: Account, may_wait: bool) {
+        let skipped = self.skip.min(samples.len());
+        self.skip -= skipped;
+        let samples = &samples[skipped..];
         let sound = Sound { samples: samples.to_vec(), unix_us };
         if let Some(taking_over) = &mut self.taking_over {
             taking_over.waited += samples.len() as u64;
@@ -251,6 +262,7 @@ impl Shadow {
 
     /// What comes next begins at `next`.
     pub(crate) fn interrupt(&mut self, next: u64) {
+        self.skip = 0;
         match &mut self.taking_over {
             Some(TakingOver { heir: Some(heir), .. }) => {
                 let _ = heir.end();

@@ -89,7 +89,7 @@ impl World {
     }
 
     async fn until_step(&self, version: &str, step: &str) -> Value {
-        until(&format!("{version} {step}"), async || {
+        until(&format!("{version} {step}, after {:?}", self.words()), async || {
             let word = self.words().1;
             word["step"] == step && word["release"] == format!("thud-{version}")
         })

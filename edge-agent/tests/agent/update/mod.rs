@@ -21,7 +21,7 @@ use ecosight_models::BundleFiles;
 use ecosight_models::bundle::hex;
 use ecosight_models::release::{Terms, describe};
 use ecosight_shared::json::{DesiredDocument, DesiredModel};
-use ecosight_shared::release::{Manifest, PublicKey, ReleaseRef, SecretKey, SignedManifest};
+use ecosight_shared::release::{Manifest, PublicKey, ReleaseRef, SecretKey, SignedManifest, peek};
 use futures_util::StreamExt as _;
 use sha2::{Digest, Sha256};
 
@@ -30,8 +30,8 @@ use crate::support::{DEVICE, START_US};
 
 /// Below this path the files lie.
 pub(crate) const FILES: &str = "/files";
-/// A month after the tests' now.
-pub(crate) const EXPIRES_S: i64 = START_US / 1_000_000 + 30 * 86_400;
+/// Year 2100: whole stations go by the machine's clock.
+pub(crate) const EXPIRES_S: i64 = 4_102_444_800;
 
 pub(crate) fn key(n: u8) -> SecretKey {
     SecretKey::from_seed(&[n; 32])
@@ -85,7 +85,8 @@ impl Release {
 }
 
 pub(crate) fn desired(signed: &SignedManifest, time: &str) -> DesiredDocument {
-    let model = DesiredModel { signed: signed.document("thud"), files: FILES.into(), trial_s: 0 };
+    let title = peek(signed).map_or_else(|_| "thud".to_owned(), |manifest| manifest.title());
+    let model = DesiredModel { signed: signed.document(&title), files: FILES.into(), trial_s: 0 };
     DesiredDocument { v: DesiredDocument::VERSION, model: Some(model), time: time.into() }
 }
 
