@@ -118,10 +118,13 @@ pub async fn mosquitto_acl(config: &Config, options: &cli::MosquittoAcl) -> Resu
     let mut written = None;
     let stations = write_access(&store, options, server.as_deref(), &mut written).await?;
     log::print(&hint(&options.out, stations))?;
-    while options.follow {
-        tokio::time::sleep(FOLLOW_EVERY).await;
-        if let Err(error) = write_access(&store, options, server.as_deref(), &mut written).await {
-            tracing::warn!("the broker's files are not up to date, trying again: {error:#}");
+    if options.follow {
+        loop {
+            tokio::time::sleep(FOLLOW_EVERY).await;
+            let followed = write_access(&store, options, server.as_deref(), &mut written).await;
+            if let Err(error) = followed {
+                tracing::warn!("the broker's files are not up to date, trying again: {error:#}");
+            }
         }
     }
     store.close().await;

@@ -285,7 +285,7 @@ impl CommandLine {
                 ))?;
                 match &enrolled.broker {
                     Some(broker) => {
-                        print(&format!("broker {broker}; now: ecosight-agent doctor\n"))?
+                        print(&format!("broker {broker}; now: ecosight-agent doctor\n"))?;
                     }
                     None => print(&format!(
                         "the server does not say where its broker is: set mqtt.url in agent.toml \

@@ -5,6 +5,7 @@
 //! little-endian float32, and a class for each), inputs, classes, hidden units, epochs, examples per
 //! step, seed. Prints one JSON line: seconds of the fit alone, and the share of the test part called right.
 
+use std::io::Write;
 use std::path::Path;
 use std::time::Instant;
 
@@ -51,7 +52,8 @@ fn main() -> anyhow::Result<()> {
     });
     let right = called.zip(&test.class).filter(|(called, class)| called == *class).count();
     let accuracy = right as f64 / test.class.len() as f64;
-    println!("{}", serde_json::json!({ "seconds": seconds, "accuracy": accuracy }));
+    let line = serde_json::json!({ "seconds": seconds, "accuracy": accuracy });
+    writeln!(std::io::stdout(), "{line}")?;
     Ok(())
 }
 

@@ -74,6 +74,7 @@ async fn upkeep(store: &Store, folder: &Path, rules: &[(&str, u64)]) -> Upkeep {
     }
 }
 
+#[allow(clippy::disallowed_methods, reason = "a recording for a test need not be durable")]
 async fn store_clip(upkeep: &Upkeep, id: Uuid) -> std::path::PathBuf {
     let clip = upkeep.store.clip(id).await.unwrap().unwrap();
     let path = upkeep.clips.path(&clip);

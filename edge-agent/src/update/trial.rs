@@ -26,7 +26,7 @@ pub enum Order {
     /// No more of it.
     Stop,
     /// It is to take over; the answer comes when it has, or why it cannot.
-    TakeOver(oneshot::Sender<Result<(), String>>),
+    TakeOver(Done),
 }
 
 /// What a trial has shown so far; shared by whoever hears and whoever decides.
@@ -87,6 +87,9 @@ pub const WINDOWS_MIN: u64 = 20;
 /// once.
 const AHEAD_MAX: u64 = 10 * SAMPLE_RATE_HZ as u64;
 const PATIENCE: Duration = Duration::from_secs(1);
+/// Told how a change of models ended.
+type Done = oneshot::Sender<Result<(), String>>;
+
 /// Verdicts that wait for their pair.
 const PAIRS_MAX: usize = 1_024;
 /// Longest that a take-over waits for a moment without an event, in samples.
@@ -181,7 +184,7 @@ pub(crate) struct Shadow {
 
 /// From the order to take over to the moment at which it is done.
 struct TakingOver {
-    done: oneshot::Sender<Result<(), String>>,
+    done: Done,
     /// Samples since the order.
     waited: u64,
     /// What was heard before the ear came back, and where it begins if that is no neighbour of what
@@ -279,7 +282,7 @@ impl Shadow {
     }
 
     /// Begins to take over.
-    pub(crate) fn take_over(&mut self, done: oneshot::Sender<Result<(), String>>) {
+    pub(crate) fn take_over(&mut self, done: Done) {
         let _ = self.feed.send(Feed::HandOver);
         let missed = Vec::new();
         self.taking_over = Some(TakingOver { done, waited: 0, missed, begins: None, heir: None });
@@ -309,7 +312,7 @@ impl Shadow {
     }
 
     /// The ear that takes over, and whom to tell; an ear that never came back is told of here.
-    pub(crate) fn heir(self) -> Option<(Box<Ear>, oneshot::Sender<Result<(), String>>)> {
+    pub(crate) fn heir(self) -> Option<(Box<Ear>, Done)> {
         let TakingOver { done, heir, .. } = self.taking_over?;
         match heir {
             Some(ear) => Some((ear, done)),

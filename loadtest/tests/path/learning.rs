@@ -178,7 +178,7 @@ impl Stations {
         let mut running = Vec::new();
         for name in NAMES {
             let source = format!(
-                "[source]\nkind = \"file\"\npath = \"{}\"\nrepeat = true\n",
+                "[source]\nkind = \"file\"\npath = \"{}\"\nloop = true\nresume = false\n",
                 sound.display()
             );
             let config = folder.join(format!("{name}.toml"));
@@ -187,6 +187,14 @@ impl Stations {
             running.push(Program::start(name, &built("ecosight-agent"), arguments, folder)?);
         }
         Ok(Self { folder: folder.to_owned(), running })
+    }
+
+    /// Fails if one has ended, with what it said.
+    fn live(&mut self) -> Result<()> {
+        for station in &mut self.running {
+            ensure!(station.ended()?.is_none(), "a station ended:\n{}", station.log_tail());
+        }
+        Ok(())
     }
 
     fn stop(mut self) -> Result<PathBuf> {
@@ -248,7 +256,7 @@ fn what_rangers_reject_no_longer_alarms_and_nothing_worse_stays() -> Result<()> 
         yamnet.display(),
         releases.public
     );
-    let stations = Stations::start(&world, &at, &model, &pumps)?;
+    let mut stations = Stations::start(&world, &at, &model, &pumps)?;
 
     // Every alert is a pump, and is rejected, until there are enough of them to learn from.
     let (mut rejected, since) = (0, Instant::now());
@@ -259,6 +267,7 @@ fn what_rangers_reject_no_longer_alarms_and_nothing_worse_stays() -> Result<()> 
             world.logs(),
             stations.logs()
         );
+        stations.live()?;
         rejected += reject_all(&world)?;
         sleep(Duration::from_millis(300));
     }
@@ -304,9 +313,10 @@ fn what_rangers_reject_no_longer_alarms_and_nothing_worse_stays() -> Result<()> 
     let alarms = alerts_of(&world, &second_version)?;
     ensure!(alarms == 0, "{alarms} pumps still alarm");
     let at = stations.stop()?;
-    let stations = Stations::start(&world, &at, &model, &shots)?;
+    let mut stations = Stations::start(&world, &at, &model, &shots)?;
     let since = Instant::now();
     while alerts_of(&world, &second_version)? < 4 {
+        stations.live()?;
         ensure!(since.elapsed() < LIMIT, "shots do not alarm any more\n{}", stations.logs());
         sleep(Duration::from_millis(300));
     }
