@@ -51,6 +51,7 @@ pub(crate) fn write_thud_bundle(directory: &Path) {
             chosen_at: None,
         }],
         backbone: None,
+        second: None,
         golden: Vec::new(),
         files: Vec::new(),
     };

@@ -12,6 +12,8 @@ mod front_end;
 mod golden;
 mod import;
 mod scene;
+#[cfg(feature = "train")]
+mod second_ear;
 mod tflite_writer;
 #[cfg(feature = "train")]
 mod training;
