@@ -17,7 +17,7 @@ use crate::compact::{BANDS, frames_of};
 /// A peak is the loudest within so many bands and frames of 20 ms around.
 const AROUND: (usize, usize) = (2, 3);
 /// … and stands out of its band's median by so much, dB.
-const LEAST_DB: f32 = 9.0;
+const LEAST_DB: f32 = 7.0;
 /// A peak is paired with the next so many, from so many frames on and up to so many.
 const PAIRS: usize = 4;
 const APART: (usize, usize) = (2, 50);
@@ -25,8 +25,8 @@ const APART: (usize, usize) = (2, 50);
 const MOST_PLACES: usize = 600;
 /// Two clips are of one recording if so many of their pairs agree in one shift of time, and so large
 /// a share of those of the clip that has fewer.
-const LEAST_AGREEING: usize = 12;
-const LEAST_SHARE: f64 = 0.3;
+const LEAST_AGREEING: usize = 20;
+const LEAST_SHARE: f64 = 0.2;
 
 /// Two clips that sound like one recording.
 #[derive(Clone, Debug, PartialEq)]

@@ -76,6 +76,11 @@ impl Form {
     pub fn is_made(self) -> bool {
         matches!(self, Self::Scene | Self::Staged)
     }
+
+    /// Whether the sound goes on where it stops, unlike a file.
+    pub fn is_cut_off(self) -> bool {
+        !matches!(self, Self::Plain | Self::BandLimited | Self::Quiet)
+    }
 }
 
 /// One sound to make features of.
@@ -204,6 +209,11 @@ impl Library {
     /// All clips.
     pub fn clips(&self) -> &[Clip] {
         &self.clips
+    }
+
+    /// Fold of each clip.
+    pub fn fold(&self) -> &[usize] {
+        &self.fold
     }
 
     /// Class of each clip.

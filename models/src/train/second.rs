@@ -19,7 +19,7 @@ use super::compression::StreamColumns;
 use super::head::join;
 use super::labels::LabelMap;
 use super::material::{Form, Library};
-use super::table::Table;
+use super::table::{Row, Table};
 use crate::BundleFiles;
 use crate::bundle::{Normalisation, SecondSpec, StreamSpec};
 use crate::compact;
@@ -155,7 +155,8 @@ impl Second {
 }
 
 /// What the compact networks of the cross-validation in `work` said of the table's windows, each of
-/// recordings that it had not met; zero for windows that nobody is judged on.
+/// recordings that it had not met; zero for windows that nobody is judged on. The last window of a sound
+/// that is cut off takes what was said of the one before: the second ear waits for what follows.
 ///
 /// # Errors
 /// When it is of other recordings, other folds or another seed, or lacks a window.
@@ -169,6 +170,18 @@ pub fn out_of_fold(
     let remedy = "train the compact network again with these recordings and this seed \
                   (make train-compact)";
     let said = work.out_of_fold(&classes).with_context(|| format!("no second ear: {remedy}"))?;
+    let named = |clip: Option<usize>| clip.map(|clip| said.clips[clip].as_str());
+    let folds: HashMap<_, _> =
+        said.items.iter().map(|item| (named(item.clip), item.fold)).collect();
+    for (clip, fold) in library.clips().iter().zip(library.fold()) {
+        let there = folds.get(&Some(clip.name.as_str()));
+        ensure!(
+            said.folds == library.folds() && there.is_none_or(|there| there == fold),
+            "{} has {} in another fold: its networks have met what they would judge; {remedy}",
+            work.material.display(),
+            clip.name
+        );
+    }
     let mut known = HashMap::new();
     for (number, row) in said.rows.iter().enumerate() {
         known.insert((said.item_of(row), row.start), number);
@@ -183,21 +196,20 @@ pub fn out_of_fold(
         let shown = name.unwrap_or("silence");
         let found = known.get(&((name, item.form, item.copy), row.start));
         let Some(&number) = found else {
+            let is_same = |other: &Row| other.item == row.item;
+            let before = index.checked_sub(1).filter(|before| is_same(&table.rows[*before]));
+            let last = !table.rows.get(index + 1).is_some_and(is_same);
+            if let (Some(before), true) = (before, last && item.form.is_cut_off()) {
+                let as_before = logits.row(before).to_owned();
+                logits.row_mut(index).assign(&as_before);
+                continue;
+            }
             bail!(
                 "{} lacks what the compact network said of {shown} ({:?}): {remedy}",
                 work.networks.display(),
                 item.form
             );
         };
-        let fold = said.items[said.rows[number].item].fold;
-        ensure!(
-            said.folds == library.folds() && fold == item.fold,
-            "{} has {shown} in fold {fold} of {}, here it is in {} of {}: {remedy}",
-            work.material.display(),
-            said.folds,
-            item.fold,
-            library.folds()
-        );
         logits.row_mut(index).assign(&said.logits.row(number));
     }
     Ok(logits)
