@@ -107,7 +107,7 @@ need_cargo_tool() {
 need_test_tools() {
     need_compiler
     need_rust
-    local packages=(libasound2-dev mosquitto postgresql chromium espeak-ng)
+    local packages=(libasound2-dev mosquitto mosquitto-clients postgresql chromium espeak-ng)
     install_packages "${packages[@]}" ||
         die "missing packages" "ask an administrator for: apt-get install ${packages[*]}"
     need_node

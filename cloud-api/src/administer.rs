@@ -7,9 +7,9 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use ecosight_models::durable;
-use ecosight_shared::Topic;
+use ecosight_shared::DeviceId;
 
-use crate::access::{Passwords, Role, Secret, mosquitto_hash};
+use crate::access::{Passwords, Role, Secret, Topics, mosquitto_hash};
 use crate::chance::Chance;
 use crate::cli::{self, ReleasesCommand, RolloutsCommand};
 use crate::clock::{Clock, parse_rfc3339, rfc3339};
@@ -146,23 +146,14 @@ fn mosquitto_files(
     let mut acl = format!("user {server_user}\ntopic readwrite ecosight/v1/#\n");
     for station in stations {
         let _ = writeln!(passwords, "{}:{}", station.device_id, station.mqtt_hash);
-        let device = ecosight_shared::DeviceId(station.device_id);
+        let device = DeviceId(station.device_id);
         let site = station.site_id.as_str();
         let _ = write!(acl, "\nuser {}\n", station.device_id);
-        for topic in [
-            Topic::Up(site, device),
-            Topic::Alert(site, device),
-            Topic::Status(site, device),
-            Topic::Update(site, device),
-            Topic::Reply(site, device),
-        ] {
+        let Topics { write, read } = Topics::of_station(site, device);
+        for topic in write {
             let _ = writeln!(acl, "topic write {topic}");
         }
-        for topic in [
-            Topic::Receipt(site, device),
-            Topic::Desired(site, device),
-            Topic::Command(site, device, "+"),
-        ] {
+        for topic in read {
             let _ = writeln!(acl, "topic read {topic}");
         }
     }

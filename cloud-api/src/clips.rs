@@ -235,6 +235,20 @@ impl Clips {
         Ok(file)
     }
 
+    /// Removes what there is of a recording; nothing there is no fault.
+    ///
+    /// # Errors
+    /// [`ClipError::Disk`].
+    pub async fn remove(&self, clip: &ClipRow) -> Result<(), ClipError> {
+        for path in [self.path(clip), self.partial(clip.id)] {
+            match fs::remove_file(&path).await {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
     fn claim(&self, id: Uuid) -> Option<Claim> {
         let mut busy = self.busy.lock().unwrap_or_else(PoisonError::into_inner);
         busy.insert(id).then(|| Claim { busy: self.busy.clone(), id })

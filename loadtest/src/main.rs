@@ -3,6 +3,7 @@
 #![allow(clippy::print_stdout, reason = "results go to standard output")]
 
 mod fleet;
+mod lists;
 mod predict;
 mod quantile;
 mod rollout;
@@ -24,6 +25,8 @@ enum Command {
     Predict(predict::Options),
     /// Stations that send detections over MQTT; says what was lost on the way to the database
     Fleet(fleet::Options),
+    /// The API's lists; says how long each takes
+    Lists(lists::Options),
     /// Stations that take a signed release, cohort by cohort; says how long the rollout took
     Rollout(rollout::Options),
     /// Print the public key of `rollout`, for the server's releases.trusted_keys
@@ -36,6 +39,7 @@ async fn main() -> anyhow::Result<ExitCode> {
     match Cli::parse().command {
         Command::Predict(options) => predict::run(options).await,
         Command::Fleet(options) => fleet::run(options).await,
+        Command::Lists(options) => lists::run(options).await,
         Command::Rollout(options) => rollout::run(options).await,
         Command::RolloutKey(options) => Ok(rollout::print_key(&options)),
     }

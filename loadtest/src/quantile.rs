@@ -19,22 +19,20 @@ impl Latencies {
         self.0.len()
     }
 
+    /// The latency that `share` of all do not exceed, milliseconds; 0 if there are none.
+    pub(crate) fn quantile_ms(&mut self, share: f64) -> f64 {
+        self.0.sort_unstable();
+        let last = self.0.len().saturating_sub(1);
+        let at = ((last as f64 * share).round() as usize).min(last);
+        self.0.get(at).map_or(0.0, |latency| latency.as_secs_f64() * 1e3)
+    }
+
     /// `p50 … p95 … p99 … max …`, milliseconds.
     pub(crate) fn summary(&mut self) -> String {
         if self.0.is_empty() {
             return "none".into();
         }
-        self.0.sort_unstable();
-        let at = |share: f64| {
-            let last = self.0.len() - 1;
-            self.0[((last as f64 * share).round() as usize).min(last)].as_secs_f64() * 1e3
-        };
-        format!(
-            "p50 {:.1} ms, p95 {:.1} ms, p99 {:.1} ms, max {:.1} ms",
-            at(0.5),
-            at(0.95),
-            at(0.99),
-            at(1.0)
-        )
+        let [p50, p95, p99, max] = [0.5, 0.95, 0.99, 1.0].map(|share| self.quantile_ms(share));
+        format!("p50 {p50:.1} ms, p95 {p95:.1} ms, p99 {p99:.1} ms, max {max:.1} ms")
     }
 }

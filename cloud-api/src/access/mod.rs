@@ -8,6 +8,7 @@ mod limit;
 mod password;
 pub mod policy;
 mod secret;
+mod topics;
 
 use std::net::SocketAddr;
 
@@ -20,6 +21,7 @@ pub(crate) use guard::{
 pub use password::Passwords;
 pub(crate) use secret::hashed;
 pub use secret::{Secret, mosquitto_hash};
+pub use topics::Topics;
 
 /// What a caller may do; each contains those of viewers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

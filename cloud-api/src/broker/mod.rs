@@ -5,8 +5,10 @@
 //! again when they connect.
 //!
 //! The broker proper has one listener for MQTT 3.1.1 and one for MQTT 5, both on private loopback
-//! ports. [`front`] is the one public port that takes either.
+//! ports. [`front`] is the one public port that takes either; where the broker asks for credentials,
+//! [`door`] looks at what clients say there.
 
+mod door;
 mod front;
 
 use std::collections::HashMap;
@@ -18,12 +20,15 @@ use rumqttd::{Broker, Config, ConnectionSettings, RouterConfig, SegmentConfig, S
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, sleep};
 
+pub use door::Door;
 pub use front::{Inner, serve};
 
 /// Clients at one time.
 pub(crate) const MAX_CLIENTS: usize = 1_000;
 /// A client that has not said who it is by then is cut.
 pub(crate) const CONNECT_LIMIT: Duration = Duration::from_secs(10);
+/// A client that takes nothing for this long is cut: what it lags behind would fill the broker.
+const STALL_LIMIT: Duration = Duration::from_secs(30);
 /// Largest packet that a client may send.
 const MAX_PACKET_BYTES: usize = 64 * 1024;
 /// Messages of a subscription that wait for their acknowledgement.

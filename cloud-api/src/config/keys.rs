@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use ecosight_shared::release::PublicKey;
 
-use super::{BrokerChoice, Config};
+use super::{BrokerChoice, Config, KeepRule};
 
 /// A value as it was written, from TOML or from a variable.
 pub(super) enum Written {
@@ -51,21 +51,21 @@ pub(super) const KEYS: &[Key] = &[
         name: "header_timeout",
         doc: "A client that has not sent a whole request head by then is cut.",
         set: |c, v| span(v).map(|v| c.http.header_timeout = v),
-        get: |c| Some(spelled(c.http.header_timeout)),
+        get: |c| Some(quoted(&spelled(c.http.header_timeout))),
     },
     Key {
         section: "http",
         name: "idle_timeout",
         doc: "A connection without a byte in either direction for this long is cut.",
         set: |c, v| span(v).map(|v| c.http.idle_timeout = v),
-        get: |c| Some(spelled(c.http.idle_timeout)),
+        get: |c| Some(quoted(&spelled(c.http.idle_timeout))),
     },
     Key {
         section: "http",
         name: "request_timeout",
         doc: "Time for one request; uploads of clips may take longer.",
         set: |c, v| span(v).map(|v| c.http.request_timeout = v),
-        get: |c| Some(spelled(c.http.request_timeout)),
+        get: |c| Some(quoted(&spelled(c.http.request_timeout))),
     },
     Key {
         section: "http",
@@ -101,6 +101,13 @@ pub(super) const KEYS: &[Key] = &[
         doc: "Address of the embedded broker.",
         set: |c, v| address(v).map(|v| c.mqtt.listen = v),
         get: |c| Some(quoted(&c.mqtt.listen.to_string())),
+    },
+    Key {
+        section: "mqtt",
+        name: "require_credentials",
+        doc: "Whether clients of the embedded broker must log in: stations as enrolled, others with an API key as password.",
+        set: |c, v| truth(v).map(|v| c.mqtt.require_credentials = v),
+        get: |c| Some(c.mqtt.require_credentials.to_string()),
     },
     Key {
         section: "mqtt",
@@ -142,7 +149,19 @@ pub(super) const KEYS: &[Key] = &[
         name: "keep_telemetry",
         doc: "Telemetry older than this is deleted.",
         set: |c, v| span(v).map(|v| c.storage.keep_telemetry = v),
-        get: |c| Some(spelled(c.storage.keep_telemetry)),
+        get: |c| Some(quoted(&spelled(c.storage.keep_telemetry))),
+    },
+    Key {
+        section: "storage",
+        name: "keep_events",
+        doc: "How long events of a class and their recordings are kept, as in [\"background=30d\", \"*=400d\"]; for ever without a rule, or with a verdict.",
+        set: |c, v| keep_rules(v).map(|v| c.storage.keep_events = v),
+        get: |c| {
+            let rules = c.storage.keep_events.iter().map(|rule| {
+                format!("{}={}", rule.class.as_deref().unwrap_or("*"), spelled(rule.keep))
+            });
+            Some(listed(&rules.collect::<Vec<_>>()))
+        },
     },
     Key {
         section: "model",
@@ -177,7 +196,7 @@ pub(super) const KEYS: &[Key] = &[
         name: "max_wait",
         doc: "A file that would wait longer is answered 503.",
         set: |c, v| span(v).map(|v| c.model.max_wait = v),
-        get: |c| Some(spelled(c.model.max_wait)),
+        get: |c| Some(quoted(&spelled(c.model.max_wait))),
     },
     Key {
         section: "model",
@@ -226,7 +245,7 @@ pub(super) const KEYS: &[Key] = &[
         name: "lease",
         doc: "A worker that has not been heard of for this long is taken for dead.",
         set: |c, v| span(v).map(|v| c.learning.lease = v),
-        get: |c| Some(spelled(c.learning.lease)),
+        get: |c| Some(quoted(&spelled(c.learning.lease))),
     },
     Key {
         section: "releases",
@@ -319,8 +338,8 @@ fn spelled(span: Duration) -> String {
     let units = [(86_400_000, "d"), (3_600_000, "h"), (60_000, "m"), (1_000, "s")];
     let unit = units.iter().find(|(unit_ms, _)| ms.is_multiple_of(*unit_ms) && ms >= *unit_ms);
     match unit {
-        Some((unit_ms, name)) => quoted(&format!("{}{name}", ms / unit_ms)),
-        None => quoted(&format!("{ms}ms")),
+        Some((unit_ms, name)) => format!("{}{name}", ms / unit_ms),
+        None => format!("{ms}ms"),
     }
 }
 
@@ -349,6 +368,24 @@ fn items(value: Written) -> Result<Vec<String>, String> {
 fn public_keys(value: Written) -> Result<Vec<PublicKey>, String> {
     let key = |text: String| text.parse().map_err(|error| format!("{text:?}: {error}"));
     items(value)?.into_iter().map(key).collect()
+}
+
+/// Rules such as `dog=30d`, and one for all other classes, `*=400d`.
+fn keep_rules(value: Written) -> Result<Vec<KeepRule>, String> {
+    let mut rules: Vec<KeepRule> = Vec::new();
+    for item in items(value)? {
+        let (class, keep) = item
+            .split_once('=')
+            .filter(|(class, _)| !class.trim().is_empty())
+            .ok_or_else(|| format!("{item:?} is no rule; write it as in \"background=30d\""))?;
+        let keep = span(Written::Text(keep.trim().into()))?;
+        let class = Some(class.trim().to_owned()).filter(|class| class != "*");
+        if rules.iter().any(|rule| rule.class == class) {
+            return Err(format!("two rules for {:?}", class.as_deref().unwrap_or("*")));
+        }
+        rules.push(KeepRule { class, keep });
+    }
+    Ok(rules)
 }
 
 fn origins(value: Written) -> Result<Vec<String>, String> {

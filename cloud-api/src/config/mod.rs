@@ -67,6 +67,8 @@ pub struct MqttConfig {
     pub broker: BrokerChoice,
     /// Address of the embedded broker.
     pub listen: SocketAddr,
+    /// Whether clients of the embedded broker must log in.
+    pub require_credentials: bool,
     /// Name of the server's session at the broker. Two servers on one broker need two names.
     pub client_id: String,
     /// Name under which several servers share what stations send; empty for one server.
@@ -98,6 +100,17 @@ pub struct StorageConfig {
     pub data_dir: PathBuf,
     /// Telemetry older than this is deleted.
     pub keep_telemetry: Duration,
+    /// Events that nobody judged are deleted by these; one that no rule is for is kept for ever.
+    pub keep_events: Vec<KeepRule>,
+}
+
+/// How long events are kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeepRule {
+    /// Those of this class; `None` for all that no other rule names.
+    pub class: Option<String>,
+    /// From their place in lists on.
+    pub keep: Duration,
 }
 
 /// What the server hears with.
@@ -200,6 +213,7 @@ impl Default for Config {
             mqtt: MqttConfig {
                 broker: BrokerChoice::Embedded,
                 listen: SocketAddr::from(([127, 0, 0, 1], 1883)),
+                require_credentials: false,
                 client_id: "ecosight-cloud".into(),
                 shared_group: String::new(),
                 username: String::new(),
@@ -208,6 +222,7 @@ impl Default for Config {
             storage: StorageConfig {
                 data_dir: PathBuf::new(),
                 keep_telemetry: Duration::from_secs(90 * 24 * 3_600),
+                keep_events: Vec::new(),
             },
             model: ModelConfig {
                 bundle: None,
@@ -259,7 +274,7 @@ impl Config {
     pub fn validate(&self) -> Vec<Fault> {
         let mut faults = Vec::new();
         if self.mqtt.broker == BrokerChoice::Embedded {
-            if !self.mqtt.listen.ip().is_loopback() {
+            if !self.mqtt.listen.ip().is_loopback() && !self.mqtt.require_credentials {
                 faults.push(exposed("mqtt.listen", self.mqtt.listen));
             }
             if self.mqtt.listen == self.http.listen && self.mqtt.listen.port() != 0 {
@@ -309,9 +324,10 @@ fn exposed(key: &str, address: SocketAddr) -> Fault {
     Fault {
         place: key.into(),
         what: format!(
-            "{address} can be reached from other machines, and the embedded broker knows no \
-             passwords: anyone there could read and forge. Keep it on 127.0.0.1, and use Mosquitto \
-             for stations elsewhere (`ecosight-cloud mosquitto-acl` writes its files)"
+            "{address} can be reached from other machines, and the embedded broker asks for no \
+             passwords: anyone there could read and forge. Set mqtt.require_credentials = true (its \
+             passwords then cross the network unencrypted: a trusted network or a VPN only), keep it \
+             on 127.0.0.1, or use Mosquitto with TLS (`ecosight-cloud mosquitto-acl` writes its files)"
         ),
     }
 }

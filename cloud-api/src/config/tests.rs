@@ -37,6 +37,19 @@ fn a_broken_file_names_the_line() {
 }
 
 #[test]
+fn rules_of_keeping_are_read_and_shown_the_same() {
+    let text = "[storage]\nkeep_events = [\"dog=12h\", \"*=400d\"]\n";
+    let config = from_file(text).unwrap();
+    let rules = &config.storage.keep_events;
+    assert_eq!(rules[0].class.as_deref(), Some("dog"));
+    assert_eq!((rules[1].class.as_ref(), rules[1].keep.as_secs()), (None, 400 * 86_400));
+    for wrong in ["dog", "=3d", "dog=3", "dog=", "*=1d,*=2d"] {
+        let fault = from_environment(&[("ECOSIGHT__STORAGE__KEEP_EVENTS", wrong)]);
+        assert!(fault.is_err(), "{wrong:?} was taken for rules");
+    }
+}
+
+#[test]
 fn the_environment_has_precedence_over_the_file() {
     let file = "[http]\nlisten = \"127.0.0.1:1\"\nidle_timeout = \"5m\"\n";
     let variables = [("ECOSIGHT__HTTP__LISTEN".to_owned(), "127.0.0.1:2".to_owned())];

@@ -34,7 +34,7 @@ use crate::store::{Store, StoreError};
 use crate::tally::{self, Tally};
 use crate::training::triggers::{self, Triggers};
 use crate::training::{self, Worker};
-use crate::upkeep;
+use crate::upkeep::{self, Upkeep};
 
 use model::load_model;
 pub use roles::{Role, Roles};
@@ -72,13 +72,6 @@ pub async fn serve(config: Config, roles: &Roles, clock: Clock) -> Result<()> {
         false => None,
     };
     let mut tasks = Tasks::default();
-    let mut broker = start_broker(&config, &mut tasks).await?;
-    broker.group.clone_from(&config.mqtt.shared_group);
-    broker.subscribe = roles.has(Role::Ingest);
-    if !broker.subscribe {
-        // The session that stations' messages wait in belongs to whoever takes them in.
-        broker.client_id = format!("{}-{roles}", broker.client_id).replace(',', "-");
-    }
     let store = open_store(&config, &data_dir).await?;
     let open = is_private(config.http.listen);
     if listener.is_some() && !open && !store.has_administrator().await? {
@@ -89,6 +82,13 @@ pub async fn serve(config: Config, roles: &Roles, clock: Clock) -> Result<()> {
              --data-dir or --database), or listen on 127.0.0.1",
             config.http.listen
         );
+    }
+    let mut broker = start_broker(&config, &store, &clock, &mut tasks).await?;
+    broker.group.clone_from(&config.mqtt.shared_group);
+    broker.subscribe = roles.has(Role::Ingest);
+    if !broker.subscribe {
+        // The session that stations' messages wait in belongs to whoever takes them in.
+        broker.client_id = format!("{}-{roles}", broker.client_id).replace(',', "-");
     }
     let clips = Clips::open(data_dir.join("clips"), store.clone(), clock.clone());
     let clips = clips.await.with_context(|| unwritable(&data_dir))?;
@@ -178,7 +178,7 @@ pub async fn serve(config: Config, roles: &Roles, clock: Clock) -> Result<()> {
     let triggers = Triggers {
         store: store.clone(),
         samples,
-        clips,
+        clips: clips.clone(),
         learning: config.learning.clone(),
         clock: clock.clone(),
         chance,
@@ -239,8 +239,14 @@ pub async fn serve(config: Config, roles: &Roles, clock: Clock) -> Result<()> {
     if roles.has(Role::Worker) {
         tasks.spawn_until_stop("triggers", triggers::run(triggers, stop.clone()));
         tasks.spawn_until_stop("worker", training::run(worker, stop.clone()));
-        let keep = config.storage.keep_telemetry;
-        tasks.spawn_until_stop("upkeep", upkeep::run(store.clone(), clock, keep, stop.clone()));
+        let upkeep = Upkeep {
+            store: store.clone(),
+            clips,
+            clock,
+            keep_telemetry: config.storage.keep_telemetry,
+            keep_events: config.storage.keep_events.clone(),
+        };
+        tasks.spawn_until_stop("upkeep", upkeep::run(upkeep, stop.clone()));
     }
     tasks.spawn_until_stop("tally", tally::run(tally.clone(), stop.clone()));
     tasks.spawn_until_stop("measure", upkeep::measure(store.clone(), metrics, stop.clone()));
@@ -306,11 +312,17 @@ fn unwritable(dir: &Path) -> String {
 }
 
 /// The broker to connect with; the embedded one is started.
-async fn start_broker(config: &Config, tasks: &mut Tasks) -> Result<LinkOptions> {
+async fn start_broker(
+    config: &Config,
+    store: &Store,
+    clock: &Clock,
+    tasks: &mut Tasks,
+) -> Result<LinkOptions> {
     let mqtt = &config.mqtt;
     let (host, port, credentials) = match &mqtt.broker {
         BrokerChoice::Embedded => {
-            let address = start_embedded(config, tasks).await?;
+            let door = mqtt.require_credentials.then(|| (store.clone(), clock.clone()));
+            let address = start_embedded(config, door, tasks).await?;
             (address.ip().to_string(), address.port(), None)
         }
         BrokerChoice::External { host, port } => (host.clone(), *port, credentials(config)?),
@@ -320,15 +332,21 @@ async fn start_broker(config: &Config, tasks: &mut Tasks) -> Result<LinkOptions>
 }
 
 #[cfg(feature = "embedded-broker")]
-async fn start_embedded(config: &Config, tasks: &mut Tasks) -> Result<std::net::SocketAddr> {
+async fn start_embedded(
+    config: &Config,
+    door: Option<(Store, Clock)>,
+    tasks: &mut Tasks,
+) -> Result<std::net::SocketAddr> {
     let (listener, inner) = crate::broker::start(config.mqtt.listen).await?;
     let address = listener.local_addr()?;
-    info!(url = %format_args!("mqtt://{address}"), "embedded broker");
+    info!(url = %format_args!("mqtt://{address}"), open = door.is_none(), "embedded broker");
+    let server_id = config.mqtt.client_id.clone();
+    let door = door.map(|(store, clock)| crate::broker::Door { store, clock, server_id });
     let stop = tasks.stop();
     tasks.spawn("broker", async move {
         // Stations may still be told what is stored while the rest ends.
         let late = tokio_util::sync::CancellationToken::new();
-        let serve = crate::broker::serve(listener, inner, late.clone());
+        let serve = crate::broker::serve(listener, inner, door, late.clone());
         tokio::pin!(serve);
         tokio::select! {
             served = &mut serve => return served.map_err(Into::into),
@@ -339,11 +357,15 @@ async fn start_embedded(config: &Config, tasks: &mut Tasks) -> Result<std::net::
             () = sleep(DISCONNECT_LIMIT) => Ok(()),
         }
     });
-    Ok(address)
+    Ok(inner.v5)
 }
 
 #[cfg(not(feature = "embedded-broker"))]
-async fn start_embedded(_: &Config, _: &mut Tasks) -> Result<std::net::SocketAddr> {
+async fn start_embedded(
+    _: &Config,
+    _: Option<(Store, Clock)>,
+    _: &mut Tasks,
+) -> Result<std::net::SocketAddr> {
     bail!("this build has no embedded broker")
 }
 

@@ -67,16 +67,18 @@ macro_rules! select_device {
     };
 }
 
+/// The newest telemetry of stations, each found by the primary key: a station has a row a minute.
 macro_rules! select_telemetry {
-    ($device:literal, $rest:literal) => {
+    ($rest:literal) => {
         concat!(
             "SELECT t.device_id, t.unix_us, t.uptime_s, t.windows, t.inference_p50_us, \
              t.inference_p99_us, t.dropped_samples, t.gaps, t.outbox_records, t.outbox_oldest_s, \
              t.clips_pending, t.disk_free_mib, t.cpu_temperature_c, t.noise_floor_dbfs, t.source \
-             FROM telemetry t WHERE (t.boot, t.seq) = (SELECT n.boot, n.seq FROM telemetry n \
-             WHERE n.device_id = ",
-            $device,
-            " ORDER BY n.boot DESC, n.seq DESC LIMIT 1) ",
+             FROM devices d JOIN telemetry t ON t.device_id = d.id \
+             AND t.boot = (SELECT n.boot FROM telemetry n WHERE n.device_id = d.id \
+             ORDER BY n.boot DESC, n.seq DESC LIMIT 1) \
+             AND t.seq = (SELECT n.seq FROM telemetry n WHERE n.device_id = d.id \
+             ORDER BY n.boot DESC, n.seq DESC LIMIT 1) ",
             $rest
         )
     };
@@ -96,7 +98,7 @@ impl Store {
             .await
         })?;
         let telemetry: Vec<TelemetryRow> = reading!(self, |pool| {
-            sqlx::query_as(select_telemetry!("t.device_id", "")).fetch_all(pool).await
+            sqlx::query_as(select_telemetry!("WHERE d.retired_us IS NULL")).fetch_all(pool).await
         })?;
         let mut newest: std::collections::HashMap<Uuid, TelemetryRow> =
             telemetry.into_iter().map(|row| (row.device_id, row)).collect();
@@ -144,10 +146,7 @@ impl Store {
         })?;
         let Some(device) = device else { return Ok(None) };
         let telemetry: Option<TelemetryRow> = reading!(self, |pool| {
-            sqlx::query_as(select_telemetry!("$1", "AND t.device_id = $1"))
-                .bind(id)
-                .fetch_optional(pool)
-                .await
+            sqlx::query_as(select_telemetry!("WHERE d.id = $1")).bind(id).fetch_optional(pool).await
         })?;
         Ok(Some((device, telemetry)))
     }

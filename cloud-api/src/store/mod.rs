@@ -21,6 +21,7 @@ mod events;
 mod fleet;
 mod jobs;
 mod missed;
+mod months;
 mod notifications;
 mod open;
 mod releases;
@@ -54,6 +55,7 @@ pub use releases::{Kept, ReleaseFileRow, ReleaseRow};
 pub use rollouts::{Heard, RolloutChange, RolloutDeviceRow, RolloutRow};
 pub use samples::{ClassCount, SampleRow};
 pub use updates::UpdateReport;
+pub use upkeep::Forget;
 pub use verdicts::{Cause, GivenVerdict, Verdict, VerdictRow};
 pub use versions::{ActivationRow, NewActivation, VersionRow, before};
 

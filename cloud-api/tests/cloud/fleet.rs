@@ -16,7 +16,9 @@ use sha2::{Digest, Sha256};
 
 use crate::predict::wav;
 use crate::program::{Server, run};
-use crate::station::{Station, alert, detection, device, quiet_detection, status, telemetry};
+use crate::station::{
+    Station, alert, bytes, detection, device, quiet_detection, status, telemetry,
+};
 
 pub(crate) async fn ask(server: &Server, method: Method, path: &str, body: &Value) -> (u16, Value) {
     let request = server.client().request(method, server.url(path)).json(body);
@@ -257,11 +259,7 @@ async fn mosquitto_lets_a_station_speak_for_itself_only() {
         return;
     };
     let server = Server::start(&["--yamnet", "/none"]).await;
-    let offer = json!({"site": "ridge", "device_name": "one"});
-    let (_, offer) = ask(&server, Method::POST, "/api/v1/enrolments", &offer).await;
-    let enrol = json!({"code": offer["code"], "device_id": device(1).0});
-    let (status, enrolled) = ask(&server, Method::POST, "/api/v1/enrol", &enrol).await;
-    assert_eq!(status, 201, "{enrolled}");
+    let (name, secret) = enrolled(&server).await;
     let folder = tempfile::TempDir::new().unwrap();
     let (out, dir) = (folder.path().join("broker"), server.data_dir());
     let password = folder.path().join("password");
@@ -292,9 +290,8 @@ async fn mosquitto_lets_a_station_speak_for_itself_only() {
         Program::start("mosquitto", std::path::Path::new(binary), arguments, folder.path())
             .unwrap();
     tokio::time::sleep(Duration::from_millis(500)).await;
-    let text = |field: &str| enrolled[field].as_str().unwrap().to_owned();
-    let (name, secret) = (text("username"), text("password"));
-    let listener = tokio::spawn(everything(port));
+    let own = ("ecosight-cloud", "the server's own");
+    let listener = tokio::spawn(everything(port, own, "ecosight/v1/#"));
     tokio::time::sleep(Duration::from_millis(300)).await;
     assert!(!connects(port, &name, "wrong", &[]).await);
     let topics = [
@@ -326,12 +323,12 @@ async fn connects(port: u16, name: &str, password: &str, topics: &[String]) -> b
     connected
 }
 
-/// Topics on which the server heard anything.
-async fn everything(port: u16) -> Vec<String> {
-    let mut options = MqttOptions::new("server", ("127.0.0.1", port));
-    options.set_credentials("ecosight-cloud".to_owned(), b"the server's own".to_vec());
+/// Topics on which somebody hears anything of what matches `filter`, for a while.
+async fn everything(port: u16, login: (&str, &str), filter: &'static str) -> Vec<String> {
+    let mut options = MqttOptions::new("listener", ("127.0.0.1", port));
+    options.set_credentials(login.0.to_owned(), login.1.as_bytes().to_vec());
     let (client, mut eventloop) = AsyncClient::builder(options).capacity(10).build();
-    client.subscribe("ecosight/v1/#", QoS::AtLeastOnce).await.unwrap();
+    client.subscribe(filter, QoS::AtLeastOnce).await.unwrap();
     let mut topics = Vec::new();
     let listen = async {
         loop {
@@ -342,4 +339,79 @@ async fn everything(port: u16) -> Vec<String> {
     };
     let _ = tokio::time::timeout(Duration::from_secs(4), listen).await;
     topics
+}
+
+/// The broker inside the server, told to ask for credentials, confines a station in the same way.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_embedded_broker_lets_a_station_speak_for_itself_only() {
+    let config = "[mqtt]\nrequire_credentials = true\n";
+    let server = Server::start_with_config(config, &["--yamnet", "/none"]).await;
+    let (station, secret) = enrolled(&server).await;
+    let key = json!({"name": "post", "role": "ranger"});
+    let (status, key) = ask(&server, Method::POST, "/api/v1/keys", &key).await;
+    assert_eq!(status, 201, "{key}");
+    let key = key["secret"].as_str().unwrap().to_owned();
+    let port = server.mqtt_port;
+    assert!(!connects(port, &station, "wrong", &[]).await);
+    assert!(!connects(port, "", "", &[]).await);
+    assert!(!connects(port, "anybody", "esk_0", &[]).await);
+
+    let ranger =
+        tokio::spawn(
+            async move { everything(port, ("anybody", &key), "ecosight/v1/+/alerts/+").await },
+        );
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let own = Topic::Up("ridge", device(1)).to_string();
+    let sent = say(port, "someone", (&station, &secret), &own, bytes(&alert(device(1), 1))).await;
+    assert!(sent, "a station may speak");
+    server.wait_for_items("/api/v1/alerts", 1).await;
+    for (topic, number) in [
+        (Topic::Up("ridge", device(2)), 2),
+        (Topic::Up("valley", device(1)), 1),
+        (Topic::SiteAlert("ridge", "gun_shot"), 1),
+    ] {
+        let payload = bytes(&alert(device(number), 2));
+        let sent = say(port, "someone", (&station, &secret), &topic.to_string(), payload).await;
+        assert!(!sent, "{topic} is not its own");
+    }
+    let heard = ranger.await.unwrap();
+    assert_eq!(heard.len(), 1, "one alert, and nobody forged one: {heard:?}");
+    assert!(heard[0].starts_with("ecosight/v1/ridge/alerts/"), "{heard:?}");
+    // Under the name of the server's session, or of another station's, it would end that session.
+    for id in ["ecosight-cloud".to_owned(), device(2).to_string()] {
+        assert!(!say(port, &id, (&station, &secret), &own, Vec::new()).await, "{id}");
+    }
+    assert_eq!(server.json("/api/v1/alerts").await.1["items"].as_array().unwrap().len(), 1);
+    let retired = server.client().delete(server.url(&format!("/api/v1/devices/{}", device(1))));
+    assert_eq!(retired.send().await.unwrap().status().as_u16(), 204);
+    assert!(!connects(port, &station, &secret, &[]).await, "its credentials have ended");
+}
+
+/// Whether the broker lets somebody in under `id` and acknowledges a message.
+async fn say(port: u16, id: &str, login: (&str, &str), topic: &str, payload: Vec<u8>) -> bool {
+    let mut options = MqttOptions::new(id, ("127.0.0.1", port));
+    options.set_credentials(login.0.to_owned(), login.1.as_bytes().to_vec());
+    let (client, mut eventloop) = AsyncClient::builder(options).capacity(10).build();
+    let options = PublishOptions::new(QoS::AtLeastOnce);
+    client.publish(topic, payload, options).await.unwrap();
+    let talk = async {
+        while let Ok(event) = eventloop.poll().await {
+            if matches!(event, Event::Incoming(Packet::PubAck(_))) {
+                return true;
+            }
+        }
+        false
+    };
+    tokio::time::timeout(Duration::from_secs(5), talk).await.unwrap_or(false)
+}
+
+/// A station of site `ridge`, enrolled: its name and its password.
+async fn enrolled(server: &Server) -> (String, String) {
+    let offer = json!({"site": "ridge", "device_name": "one"});
+    let (_, offer) = ask(server, Method::POST, "/api/v1/enrolments", &offer).await;
+    let enrol = json!({"code": offer["code"], "device_id": device(1).0});
+    let (status, enrolled) = ask(server, Method::POST, "/api/v1/enrol", &enrol).await;
+    assert_eq!(status, 201, "{enrolled}");
+    let text = |field: &str| enrolled[field].as_str().unwrap().to_owned();
+    (text("username"), text("password"))
 }

@@ -23,4 +23,5 @@ mod schema;
 mod server;
 mod station;
 mod store;
+mod upkeep;
 mod uploads;

@@ -67,7 +67,8 @@ async fn postgres_tables(url: &str) -> Tables {
          EXISTS (SELECT 1 FROM information_schema.key_column_usage k \
                  WHERE k.table_name = c.table_name AND k.column_name = c.column_name) \
          FROM information_schema.columns c \
-         WHERE c.table_schema = 'public' AND c.table_name NOT LIKE '\\_sqlx%'",
+         WHERE c.table_schema = 'public' AND c.table_name NOT LIKE '\\_sqlx%' \
+         AND NOT (SELECT relispartition FROM pg_class WHERE oid = c.table_name::regclass)",
     );
     let mut tables = Tables::new();
     for row in columns.fetch_all(&pool).await.unwrap() {
@@ -84,7 +85,8 @@ async fn postgres_tables(url: &str) -> Tables {
         tables.entry(table).or_default().insert(line);
     }
     let indices = "SELECT tablename::text, indexname::text FROM pg_indexes \
-         WHERE schemaname = 'public' AND indexname NOT LIKE '%_pkey' AND tablename NOT LIKE '\\_sqlx%'";
+         WHERE schemaname = 'public' AND indexname NOT LIKE '%_pkey' AND tablename NOT LIKE '\\_sqlx%' \
+         AND NOT (SELECT relispartition FROM pg_class WHERE oid = tablename::regclass)";
     for row in sqlx::query(indices).fetch_all(&pool).await.unwrap() {
         let (table, name): (String, String) = (row.get(0), row.get(1));
         tables.entry(table).or_default().insert(format!("index {name}"));
