@@ -156,7 +156,7 @@ impl Second {
 
 /// What the compact networks of the cross-validation in `work` said of the table's windows, each of
 /// recordings that it had not met; zero for windows that nobody is judged on. The last window of a sound
-/// that is cut off takes what was said of the one before: the second ear waits for what follows.
+/// that is cut off takes what was said of the one before, if any: the second ear waits for what follows.
 ///
 /// # Errors
 /// When it is of other recordings, other folds or another seed, or lacks a window.
@@ -199,9 +199,9 @@ pub fn out_of_fold(
             let is_same = |other: &Row| other.item == row.item;
             let before = index.checked_sub(1).filter(|before| is_same(&table.rows[*before]));
             let last = !table.rows.get(index + 1).is_some_and(is_same);
-            if let (Some(before), true) = (before, last && item.form.is_cut_off()) {
-                let as_before = logits.row(before).to_owned();
-                logits.row_mut(index).assign(&as_before);
+            if last && item.form.is_cut_off() {
+                let as_before = before.map(|before| logits.row(before).to_owned());
+                as_before.into_iter().for_each(|said| logits.row_mut(index).assign(&said));
                 continue;
             }
             bail!(
