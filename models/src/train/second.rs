@@ -186,7 +186,7 @@ pub fn out_of_fold(
     for (number, row) in said.rows.iter().enumerate() {
         known.insert((said.item_of(row), row.start), number);
     }
-    let mut logits = Array2::zeros((table.rows.len(), classes.len()));
+    let mut logits = Array2::<f32>::zeros((table.rows.len(), classes.len()));
     for (index, row) in table.rows.iter().enumerate() {
         let item = &table.items[row.item];
         if item.form.is_made() || item.form == Form::Mixed {
@@ -200,8 +200,10 @@ pub fn out_of_fold(
             let before = index.checked_sub(1).filter(|before| is_same(&table.rows[*before]));
             let last = !table.rows.get(index + 1).is_some_and(is_same);
             if last && item.form.is_cut_off() {
-                let as_before = before.map(|before| logits.row(before).to_owned());
-                as_before.into_iter().for_each(|said| logits.row_mut(index).assign(&said));
+                if let Some(before) = before {
+                    let as_before = logits.row(before).to_owned();
+                    logits.row_mut(index).assign(&as_before);
+                }
                 continue;
             }
             bail!(
