@@ -73,16 +73,20 @@ train-compact: ## Train the compact network (DATA=manifest.csv) and make its bun
 RECORDINGS ?= $${ECOSIGHT_SHARED:-../shared}/audio/manifest.csv
 HEAD := models/artifacts/gunshot-yamnet
 
+# The second ear and the folder in which `make train-compact` trained it.
+COMPACT := models/artifacts/compact-1
+LEARN = --data "$(RECORDINGS)" --recipe models/recipes/full.json --scenes 48 --staged 384 --alarms-per-hour 3 \
+    --compact $(COMPACT) --compact-work "$${COMPACT_WORK:-$$ECOSIGHT_CACHE/train-compact}"
+
 train: ## Train the head on YAMNet from recordings (RECORDINGS=manifest.csv) and replace the shipped one
 	@$(SETUP) cargo build $(ALL)
-	$(CARGO_TARGET_DIR)/debug/ecosight-models train --data "$(RECORDINGS)" --recipe models/recipes/full.json \
-	    --networks 1 --alarms-per-hour 3 --name gunshot-yamnet --version "$(or $(VERSION),0.0.0)" --out $(HEAD)
+	$(CARGO_TARGET_DIR)/debug/ecosight-models train $(LEARN) --networks 1 \
+	    --name gunshot-yamnet --version "$(or $(VERSION),0.0.0)" --out $(HEAD)
 	touch models/src/bundle.rs
 
 evaluate: ## Judge the recipe by cross-validation, three seeds, and write nothing
 	@$(SETUP) cargo build $(ALL)
-	$(CARGO_TARGET_DIR)/debug/ecosight-models train --data "$(RECORDINGS)" --recipe models/recipes/full.json \
-	    --networks 3 --alarms-per-hour 3
+	$(CARGO_TARGET_DIR)/debug/ecosight-models train $(LEARN) --networks 3
 
 bench: ## Measure; prints the tables of docs/benchmarks.md
 	@exec models/reference/bench

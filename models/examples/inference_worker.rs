@@ -190,6 +190,7 @@ fn bundle() -> anyhow::Result<BundleFiles> {
             architecture: "yamnet-v1".to_owned(),
             trained_on_sha256: String::new(),
         }),
+        second: None,
         golden: Vec::new(),
         files: Vec::new(),
     };

@@ -16,9 +16,9 @@ use rust_embed::RustEmbed;
 use sha2::{Digest, Sha256};
 
 pub use manifest::{
-    BackboneSpec, Calibration, EVALUATION_FILE, FileEntry, GoldenClip, HEAD_FILE, MANIFEST_FILE,
-    MAX_FILE_BYTES, MODEL_CARD_FILE, Manifest, ManifestFault, Normalisation, OperatingPoint,
-    RuleSpec, SCHEMA, StreamSpec,
+    BackboneSpec, Calibration, EVALUATION_FILE, EVALUATION_PAGE, FileEntry, GoldenClip, HEAD_FILE,
+    MANIFEST_FILE, MAX_FILE_BYTES, MODEL_CARD_FILE, Manifest, ManifestFault, Normalisation,
+    OperatingPoint, RuleSpec, SCHEMA, SecondSpec, StreamSpec,
 };
 
 use crate::detector::DetectorConfig;

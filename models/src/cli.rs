@@ -43,6 +43,9 @@ enum Command {
     /// Judge a bundle on labelled recordings that it was not trained on.
     #[cfg(feature = "train")]
     Evaluate(ecosight_models::train::cli::EvaluateArguments),
+    /// Find recordings that a manifest has in several groups: they would be on both sides of a split.
+    #[cfg(feature = "train")]
+    Leaks(ecosight_models::train::cli::LeaksArguments),
     /// Write what the compact network learns from, for its training script.
     #[cfg(feature = "train")]
     ExportCompact(ecosight_models::compact::cli::ExportArguments),
@@ -74,6 +77,8 @@ pub(crate) fn run() -> ExitCode {
         Command::Train(arguments) => ecosight_models::train::cli::train(&arguments),
         #[cfg(feature = "train")]
         Command::Evaluate(arguments) => ecosight_models::train::cli::evaluate(&arguments),
+        #[cfg(feature = "train")]
+        Command::Leaks(arguments) => ecosight_models::train::cli::leaks(&arguments),
         #[cfg(feature = "train")]
         Command::ExportCompact(arguments) => ecosight_models::compact::cli::run(&arguments),
         #[cfg(feature = "train")]

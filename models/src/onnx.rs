@@ -7,6 +7,7 @@
 
 use std::collections::BTreeSet;
 use std::mem;
+use std::ops::Range;
 
 use prost::Message;
 use prost::bytes::Buf;
@@ -144,6 +145,40 @@ impl GraphWriter {
         });
     }
 
+    /// Adds a node that gives some columns of a matrix.
+    pub fn columns(&mut self, input: &str, columns: Range<usize>, output: &str) {
+        let place = ["from", "to", "axis"].map(|what| format!("{output}.{what}"));
+        for (name, value) in place.iter().zip([columns.start, columns.end, 1]) {
+            self.int_constant(name, &[value as i64]);
+        }
+        let [from, to, axis] = &place;
+        self.node("Slice", &[input, from, to, axis], output, &[]);
+    }
+
+    /// Adds all of another graph with one input and one output, which takes `input` here; `prefix`
+    /// goes before all its names. Gives the name of its output.
+    pub fn include(&mut self, other: &GraphProto, prefix: &str, input: &str) -> String {
+        let outer = other.input.first().map_or("", |input| input.name.as_str());
+        let named = |name: &String| match name.as_str() {
+            "" => String::new(),
+            name if name == outer => input.to_owned(),
+            name => format!("{prefix}.{name}"),
+        };
+        self.graph.initializer.extend(
+            other
+                .initializer
+                .iter()
+                .map(|own| TensorProto { name: named(&own.name), ..own.clone() }),
+        );
+        self.graph.node.extend(other.node.iter().map(|own| NodeProto {
+            name: format!("{prefix}.{}", own.name),
+            input: own.input.iter().map(named).collect(),
+            output: own.output.iter().map(named).collect(),
+            ..own.clone()
+        }));
+        other.output.first().map(|output| named(&output.name)).unwrap_or_default()
+    }
+
     /// Adds a line of metadata.
     pub fn metadata(&mut self, key: &str, value: &str) {
         self.metadata.push(StringStringEntryProto { key: key.to_owned(), value: value.to_owned() });
@@ -203,7 +238,7 @@ pub enum OnnxError {
 
 /// Operators that a head, or the imported YAMNet, may consist of: each gives an output no larger
 /// than its inputs and constants together allow.
-const ALLOWED_OPS: [&str; 21] = [
+const ALLOWED_OPS: [&str; 22] = [
     "Add",
     "Clip",
     "Concat",
@@ -220,6 +255,7 @@ const ALLOWED_OPS: [&str; 21] = [
     "Mul",
     "Relu",
     "Sigmoid",
+    "Slice",
     "Softmax",
     "Sqrt",
     "Sub",
@@ -272,6 +308,9 @@ pub fn decode_checked(bytes: impl Buf) -> Result<ModelProto, OnnxError> {
     }
     for node in &graph.node {
         check_node(node)?;
+        if node.op_type == "Slice" {
+            check_slice(node, graph)?;
+        }
         if let Some(missing) = node.input.iter().find(|name| !known.contains(name.as_str())) {
             return broken(format!("node `{}`: nothing makes its input `{missing}`", node.name));
         }
@@ -399,6 +438,34 @@ fn check_node(node: &NodeProto) -> Result<(), OnnxError> {
             attribute.name.escape_debug()
         ))),
         None => Ok(()),
+    }
+}
+
+/// A slice is from one fixed place to another, forwards.
+fn check_slice(node: &NodeProto, graph: &GraphProto) -> Result<(), OnnxError> {
+    let place = |name: &String| {
+        let found = graph.initializer.iter().find(|constant| constant.name == *name)?;
+        let raw = found.raw_data.as_chunks::<8>();
+        let integers = found.data_type == DataType::Int64 as i32 && found.dims == [1];
+        match raw {
+            ([value], []) if integers => Some(i64::from_le_bytes(*value)),
+            _ => None,
+        }
+    };
+    let places: Option<Vec<i64>> = node.input.iter().skip(1).map(place).collect();
+    match places.as_deref() {
+        Some(&[from, to, axis])
+            if 0 <= from
+                && from < to
+                && to <= MAX_NUMBERS
+                && (0..MAX_AXES as i64).contains(&axis) =>
+        {
+            Ok(())
+        }
+        _ => Err(OnnxError::Broken(format!(
+            "node `{}`: a slice needs a beginning, a later end and an axis, all constant",
+            node.name.escape_debug()
+        ))),
     }
 }
 

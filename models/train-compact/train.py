@@ -35,6 +35,8 @@ from network import Network
 torch.set_num_threads(1)
 NUMBER_SEEDS = 3
 JUDGED = ("plain", "band_limited", "quiet")
+# What is said out of fold beyond that: a full bundle with this one as its second ear is judged on it.
+SAID = (*JUDGED, "in_context", "silence")
 
 
 class Plan:
@@ -99,6 +101,7 @@ def cross_validate(material, options):
     weights = material.weights()
     numbers = numbers_of(material)
     judged = np.isin(material.form[material.item], JUDGED)
+    said = np.isin(material.form[material.item], SAID)
     classes = len(material.classes)
 
     path = options.work / "numbers.npy"
@@ -108,7 +111,7 @@ def cross_validate(material, options):
         by_numbers = np.full((NUMBER_SEEDS, len(weights), classes), np.nan, np.float32)
         for fold in range(material.folds):
             train = np.where(material.row_fold == fold, 0, weights)
-            rows = np.flatnonzero(judged & (material.row_fold == fold))
+            rows = np.flatnonzero(said & (material.row_fold == fold))
             for seed in range(NUMBER_SEEDS):
                 net = fit_numbers(material, numbers, train, seed, 300_000, material.alerting, hard=options.hard)
                 by_numbers[seed, rows] = net(numbers[rows])
@@ -126,7 +129,7 @@ def cross_validate(material, options):
         logits = np.full((len(weights), classes), np.nan, np.float32)
         for fold in range(material.folds):
             path = options.work / f"network-{plan.name}-{fold}.npy"
-            own = np.flatnonzero(judged & (material.row_fold == fold))
+            own = np.flatnonzero(said & (material.row_fold == fold))
             if not path.exists():
                 train = np.where(material.row_fold == fold, 0, weights)
                 tell = teller(f"network {plan.name}, fold {fold}")

@@ -96,7 +96,7 @@ pub(super) async fn gather(
         manifest: manifest_path,
         labels: labels_path,
         audio,
-        streams: bundle.manifest.streams.iter().map(|stream| stream.name.clone()).collect(),
+        streams: bundle.manifest.trained_streams(),
         samples: rows.len(),
         folds: FOLDS,
         left_out,

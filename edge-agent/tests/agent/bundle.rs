@@ -108,6 +108,7 @@ impl Thud {
                 chosen_at: None,
             }],
             backbone: None,
+            second: None,
             golden: Vec::new(),
             files: Vec::new(),
         };

@@ -17,6 +17,8 @@ pub const MANIFEST_FILE: &str = "manifest.json";
 pub const HEAD_FILE: &str = "head.onnx";
 /// Name of the evaluation report inside a bundle.
 pub const EVALUATION_FILE: &str = "evaluation.json";
+/// Name of the same for people, a page of HTML.
+pub const EVALUATION_PAGE: &str = "evaluation.html";
 /// Name of the model card inside a bundle.
 pub const MODEL_CARD_FILE: &str = "model-card.md";
 
@@ -57,6 +59,9 @@ pub struct Manifest {
     pub detector: Vec<RuleSpec>,
     /// Network below the head; `None` if no stream needs one.
     pub backbone: Option<BackboneSpec>,
+    /// A second ear within the head; absent if there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub second: Option<SecondSpec>,
     /// Sounds and what this bundle says to them: proof that it works as it did where it was made.
     pub golden: Vec<GoldenClip>,
     /// Every other file of the bundle, with its hash.
@@ -150,6 +155,21 @@ pub struct BackboneSpec {
     pub trained_on_sha256: String,
 }
 
+/// A compact bundle that was taken into this one: the head adds its logits to those of its own
+/// networks.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SecondSpec {
+    /// Name of that bundle's model line.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+    /// Its part of the logits, between 0 and 1; the rest is the own networks'.
+    pub share: f32,
+    /// The streams of this bundle that it alone hears.
+    pub streams: Vec<String>,
+}
+
 /// A synthetic sound and the scores that the bundle gave to it where it was made.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -189,6 +209,14 @@ fn fault(field: impl Into<String>, why: impl Into<String>) -> ManifestFault {
 }
 
 impl Manifest {
+    /// The streams that the head's own networks hear: what another head like it is trained on.
+    #[must_use]
+    pub fn trained_streams(&self) -> Vec<String> {
+        let second = self.second.as_ref().map_or(&[][..], |second| &second.streams);
+        let names = self.streams.iter().map(|stream| stream.name.clone());
+        names.filter(|name| !second.contains(name)).collect()
+    }
+
     /// Numbers per window that the head takes.
     #[must_use]
     pub fn feature_len(&self) -> usize {
@@ -258,6 +286,9 @@ impl Manifest {
                 ));
             }
         }
+        if let Some(second) = &self.second {
+            self.validate_second(second)?;
+        }
         let needs_backbone = self.streams.iter().any(|s| s.name.starts_with("yamnet."));
         match &self.backbone {
             None if needs_backbone => {
@@ -287,6 +318,17 @@ impl Manifest {
             return Err(fault("files", format!("`{network}` is not listed")));
         }
         Ok(())
+    }
+
+    fn validate_second(&self, second: &SecondSpec) -> Result<(), ManifestFault> {
+        if !(second.share > 0.0 && second.share < 1.0) {
+            return Err(fault("second.share", "expected a number between 0 and 1"));
+        }
+        let declared = |name: &String| self.streams.iter().any(|stream| stream.name == *name);
+        match second.streams.iter().find(|name| !declared(name)) {
+            Some(name) => Err(fault("second.streams", format!("`{name}` is not declared"))),
+            None => Ok(()),
+        }
     }
 
     fn validate_classes(&self) -> Result<(), ManifestFault> {

@@ -66,6 +66,16 @@ fn print_summary(out: &mut impl Write, files: &BundleFiles, choice: &Choice) -> 
     let streams: Vec<String> =
         manifest.streams.iter().map(|stream| format!("{} ({})", stream.name, stream.len)).collect();
     writeln!(out, "  hears    {}", streams.join(" + "))?;
+    if let Some(second) = &manifest.second {
+        writeln!(
+            out,
+            "  second   {} {}, {} of the logits; it alone hears {}",
+            second.name,
+            second.version,
+            second.share,
+            second.streams.join(" + ")
+        )?;
+    }
     writeln!(out, "  classes  {}", bundle.classes.join(", "))?;
     writeln!(out, "  files")?;
     for file in &manifest.files {

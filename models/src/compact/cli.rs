@@ -8,11 +8,14 @@ use clap::Args;
 
 use super::export::export;
 use super::release::Release;
-use crate::train::cli::{Progress, audio_folder, now_rfc3339, print_judgement, read_labels};
+use super::scores::Work;
+use crate::train::cli::{audio_folder, now_rfc3339, read_labels};
 use crate::train::dataset::{Clip, read_manifest};
 use crate::train::labels::LabelMap;
 use crate::train::material::{Copies, Library};
-use crate::train::split::grouped_folds;
+use crate::train::progress::Progress;
+use crate::train::report::print_judgement;
+use crate::train::split::folds_of;
 
 /// Recordings and their classes.
 #[derive(Debug, Args)]
@@ -52,7 +55,7 @@ pub struct ExportArguments {
     folds: usize,
     /// Synthetic scenes with shots to add, a minute each.
     #[arg(long, default_value_t = 24)]
-    scenes: usize,
+    scenes: u32,
 }
 
 /// Exports the training material.
@@ -62,14 +65,7 @@ pub struct ExportArguments {
 pub fn run(arguments: &ExportArguments) -> anyhow::Result<ExitCode> {
     ensure!(arguments.folds >= 2, "--folds must be at least 2");
     let (labels, clips) = arguments.recordings.read()?;
-    let strata: Vec<String> =
-        clips.iter().map(|clip| format!("{}/{}", clip.label, clip.source)).collect();
-    let keys: Vec<(&str, &str)> = strata
-        .iter()
-        .zip(&clips)
-        .map(|(stratum, clip)| (stratum.as_str(), clip.group.as_str()))
-        .collect();
-    let fold = grouped_folds(&keys, arguments.folds, arguments.seed);
+    let fold = folds_of(&clips, arguments.folds, arguments.seed);
     let library = Library::new(clips, fold, &labels);
     let silence = labels.named("silence");
     let items = library.items(&labels, Copies::default(), silence);
@@ -121,6 +117,7 @@ pub fn bundle(arguments: &BundleArguments) -> anyhow::Result<ExitCode> {
     let fold = vec![0; clips.len()];
     let library = Library::new(clips, fold, &labels);
     let created = now_rfc3339();
+    let work = Work { material: arguments.material.clone(), networks: arguments.work.clone() };
     let release = Release {
         name: &arguments.name,
         version: &arguments.version,
@@ -128,8 +125,7 @@ pub fn bundle(arguments: &BundleArguments) -> anyhow::Result<ExitCode> {
         command: "make train-compact",
         library: &library,
         labels: &labels,
-        material: &arguments.material,
-        work: &arguments.work,
+        work: &work,
         alarms_per_hour: arguments.alarms_per_hour,
     };
     let (bundle, evaluation) = release.write(&arguments.out)?;

@@ -15,31 +15,26 @@ use half::f16;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::{BANDS, FRAME_STEPS, LOOK_AHEAD_FRAMES, Spectrogram};
-use crate::logmel::{FRAME_HOP, FRAME_SAMPLES, LogMel};
-use crate::scene::{Habitat, Scene, SceneConfig};
+use super::{BANDS, FRAME_STEPS, LOOK_AHEAD_FRAMES, Spectrogram, frames_of};
+use crate::WINDOW_SAMPLES;
+use crate::logmel::FRAME_HOP;
 use crate::train::dataset::Clip;
 use crate::train::labels::LabelMap;
+use crate::train::made::MadeScene;
 use crate::train::material::{Form, Item, Library, MaterialError};
 use crate::transient;
 use crate::window::{Extras, Window, Windower};
-use crate::{SAMPLE_RATE_HZ, WINDOW_SAMPLES};
 
 /// Numbers of a window before its `transient` stream.
 const MARKS: usize = 8;
 /// Numbers of a window.
 pub(super) const WIDTH: usize = MARKS + 2 * transient::LEN + BANDS;
-/// Length of one synthetic scene.
-const SCENE_S: f64 = 60.0;
-/// Shots that stand out less than this are no examples: nobody could hear them, dB.
-const FAINTEST_SCENE_SHOT_DB: f32 = 8.0;
-
 /// What an item was made of.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct ItemLine {
     /// Index in `clips`; absent for what was synthesised.
     pub clip: Option<usize>,
-    /// A [`Form`], or `scene`.
+    /// A [`Form`], by its name in [`FORMS`].
     pub form: String,
     pub copy: u32,
     pub fold: usize,
@@ -97,13 +92,13 @@ pub fn export(
     library: &Library,
     labels: &LabelMap,
     items: &[Item],
-    scenes: usize,
+    scenes: u32,
     seed: u64,
     out: &Path,
     progress: &(dyn Fn(usize, usize) + Sync),
 ) -> Result<(), ExportError> {
     let done = std::sync::atomic::AtomicUsize::new(0);
-    let total = items.len() + scenes;
+    let total = items.len() + scenes as usize;
     let tell = || progress(done.fetch_add(1, std::sync::atomic::Ordering::Relaxed) + 1, total);
     let recorded: Vec<Option<Seen>> = items
         .par_iter()
@@ -159,7 +154,7 @@ pub fn export(
     }
     for (number, seen) in staged.into_iter().enumerate() {
         let fold = number % library.folds().max(1);
-        add(seen, None, "scene", number as u32, fold, labels.rest());
+        add(seen, None, form_name(Form::Scene), number as u32, fold, labels.rest());
     }
 
     let frame_bytes: Vec<u8> =
@@ -186,13 +181,15 @@ fn clip_line(clip: &Clip) -> ClipLine<'_> {
 }
 
 /// The forms by their names in the index.
-pub(super) const FORMS: [(Form, &str); 6] = [
+pub(super) const FORMS: [(Form, &str); 8] = [
     (Form::Plain, "plain"),
     (Form::BandLimited, "band_limited"),
     (Form::Quiet, "quiet"),
     (Form::InContext, "in_context"),
     (Form::Mixed, "mixed"),
     (Form::Silence, "silence"),
+    (Form::Scene, "scene"),
+    (Form::Staged, "staged"),
 ];
 
 fn form_name(form: Form) -> &'static str {
@@ -201,18 +198,8 @@ fn form_name(form: Form) -> &'static str {
 
 /// `mark`: class of a window and whether it is an example of it; `None` where it is not kept.
 fn see(samples: &[f32], ends: bool, mark: impl Fn(&Window) -> Option<(usize, bool)>) -> Seen {
-    let mut log_mel = LogMel::new();
-    let mut spectrogram = Spectrogram::new();
-    let mut frames = Vec::new();
-    let mut unused = [0.0; crate::logmel::BANDS];
-    let mut at = 0;
-    while let Some(frame) = samples.get(at..).and_then(<[f32]>::first_chunk::<FRAME_SAMPLES>) {
-        log_mel.frame(frame, &mut unused);
-        if let Some(levels) = spectrogram.push(log_mel.power()) {
-            frames.extend(levels.iter().map(|level| f16::from_f32(*level)));
-        }
-        at += FRAME_HOP;
-    }
+    let frames: Vec<f16> =
+        frames_of(samples).as_flattened().iter().map(|l| f16::from_f32(*l)).collect();
     let mut windower = Windower::with(Extras { ahead: true, speech: false });
     let mut windows = Vec::new();
     let mut taken: Vec<Window> = Vec::new();
@@ -250,39 +237,16 @@ fn see(samples: &[f32], ends: bool, mark: impl Fn(&Window) -> Option<(usize, boo
     Seen { frames, windows }
 }
 
-/// A minute of synthetic forest with shots. Windows that hold one are examples of it, those near
-/// one of nothing, all others of the rest.
-fn scene(number: usize, labels: &LabelMap, seed: u64) -> Seen {
-    let habitats = Habitat::ALL;
-    let config = SceneConfig {
-        // Far from the seeds that people and tests choose.
-        seed: 0x5ce_0000_0000 + seed * 0x1_0000 + number as u64,
-        duration_s: Some(SCENE_S),
-        shots_per_hour: 360.0,
-        min_gap_s: 6.0,
-        habitat: habitats[number % habitats.len()],
-        ..SceneConfig::default()
-    };
-    let mut scene = Scene::new(config);
-    let mut samples = vec![0.0; (SCENE_S * f64::from(SAMPLE_RATE_HZ)) as usize];
-    let rendered = scene.render(&mut samples);
-    samples.truncate(rendered);
-    let rate = f64::from(SAMPLE_RATE_HZ);
-    let shots: Vec<(f64, bool)> = scene
-        .truth()
-        .iter()
-        .filter(|event| event.kind.is_shot())
-        .map(|event| (event.onset_s * rate, event.transient_snr_db >= FAINTEST_SCENE_SHOT_DB))
-        .collect();
-    see(&samples, false, |window| {
-        let start = window.start_sample as f64;
-        let end = start + WINDOW_SAMPLES as f64;
-        let onset = shots.iter().find(|(at, _)| (start..end - 0.1 * rate).contains(at));
-        if let Some((_, audible)) = onset {
-            return Some((labels.alerting(), *audible));
-        }
-        // The tail, or a bullet's crack before the muzzle.
-        let near = shots.iter().any(|(at, _)| (start - 2.0 * rate..end + 0.5 * rate).contains(at));
-        Some((labels.rest(), !near))
+/// A minute of synthetic forest with shots. Windows that hold one are examples of it, those far
+/// from all are of the rest, all others of nothing.
+fn scene(number: u32, labels: &LabelMap, seed: u64) -> Seen {
+    let scene = MadeScene::new(number, seed);
+    let (shots, others) = (scene.marks(true), scene.marks(false));
+    see(&scene.samples, false, |window| {
+        let start = window.start_sample;
+        Some(match shots.window(start) {
+            Some(_) => (labels.alerting(), true),
+            None => (labels.rest(), others.window(start).is_some()),
+        })
     })
 }

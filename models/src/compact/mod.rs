@@ -9,9 +9,13 @@ pub mod export;
 mod network;
 #[cfg(feature = "train")]
 pub mod release;
+#[cfg(feature = "train")]
+pub mod scores;
 mod spectrogram;
 
 pub use network::{CompactNetwork, CompactRunError};
+#[cfg(feature = "train")]
+pub(crate) use spectrogram::frames_of;
 pub use spectrogram::{BANDS, CHANNELS, CONTEXT_FRAMES, PATCH_FRAMES, PATCH_LEN, Patch};
 pub(crate) use spectrogram::{FRAME_STEPS, LOOK_AHEAD_FRAMES, Spectrogram};
 

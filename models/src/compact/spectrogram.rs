@@ -65,6 +65,21 @@ pub(crate) struct Spectrogram {
     order: Vec<f32>,
 }
 
+/// The frames of a whole sound: 20 ms each, dBFS.
+#[cfg(feature = "train")]
+pub(crate) fn frames_of(samples: &[f32]) -> Vec<[f32; BANDS]> {
+    let (mut log_mel, mut spectrogram) = (crate::logmel::LogMel::new(), Spectrogram::new());
+    let mut unused = [0.0; crate::logmel::BANDS];
+    let mut frames = Vec::new();
+    let mut at = 0;
+    while let Some(frame) = samples.get(at..).and_then(<[f32]>::first_chunk::<FRAME_SAMPLES>) {
+        log_mel.frame(frame, &mut unused);
+        frames.extend(spectrogram.push(log_mel.power()));
+        at += FRAME_HOP;
+    }
+    frames
+}
+
 impl Spectrogram {
     pub(crate) fn new() -> Self {
         Self {

@@ -4,39 +4,34 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use clap::Args;
 use serde_json::json;
 
-use super::artifact::{self, Evaluation, Release, SeedLine, Shaping};
-use super::crossval::{self, OutOfFold, Told};
+use super::artifact::{self, Evaluation, Release, SeedLine};
+use super::crossval::{self, OutOfFold};
 use super::dataset::read_manifest;
 use super::details::Details;
 use super::export;
 use super::extraction::Extraction;
 use super::fit::{Epoch, Recipe};
-use super::judgement::{self, Judgement, RatePoint};
+use super::head::Head;
+use super::judgement::{self, Judgement, RatePoint, SILENCE};
 use super::labels::LabelMap;
+use super::leaks;
 use super::material::{Copies, Form, Library};
 use super::net::Net;
+use super::progress::{Course, Progress, tell_line};
+use super::report::{print_evaluation, print_judgement};
+use super::second::{self, Second};
 use super::sound::Loudness;
-use super::split::grouped_folds;
+use super::split::folds_of;
 use super::table::{Table, rooted};
 use crate::Classifier;
-use crate::bundle::{StreamSpec, write_bundle};
+use crate::compact::scores::Work;
 use crate::features::stream_len;
-use crate::yamnet::golden::Sound;
-
-/// Precision that the thresholds of classes which do not alert are chosen for.
-const OTHER_PRECISION: f64 = 0.8;
-/// Label of what a recorder gives when it hears nothing; made here, no recordings are needed.
-const SILENCE: &str = "silence";
-/// Threshold of a class with too few recordings to choose one by.
-const CAUTIOUS: f32 = 0.9;
 
 /// Train a head on labelled recordings and write it as a bundle.
 #[derive(Debug, Args)]
@@ -88,6 +83,19 @@ pub struct TrainArguments {
     /// Use clips as they are only: no augmentation.
     #[arg(long)]
     plain: bool,
+    /// Also learn from so many synthetic scenes of a minute each; nothing is judged on them.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    scenes: u32,
+    /// Also learn from so many shots made from physics, in recorded or synthetic surroundings.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    staged: u32,
+    /// Compact bundle to take in as a second ear, for the recipe's `second_share` of the logits.
+    #[arg(long, value_name = "DIR", requires = "compact_work")]
+    compact: Option<PathBuf>,
+    /// Folder that the compact bundle was trained in (WORK of `make train-compact`): the second ear
+    /// is judged by its cross-validation.
+    #[arg(long, value_name = "DIR", requires = "compact")]
+    compact_work: Option<PathBuf>,
     /// Also write the out-of-fold scores of every window to this file (CSV), for a closer look.
     #[arg(long, value_name = "FILE")]
     scores: Option<PathBuf>,
@@ -132,6 +140,30 @@ pub struct EvaluateArguments {
     yamnet: Option<PathBuf>,
 }
 
+/// Find recordings that a manifest has in several groups.
+#[derive(Debug, Args)]
+pub struct LeaksArguments {
+    /// Manifest of the recordings, as for `train`.
+    #[arg(long, value_name = "CSV")]
+    data: PathBuf,
+    /// Folder that the manifest's paths are relative to. Default: the manifest's own.
+    #[arg(long, value_name = "DIR")]
+    audio: Option<PathBuf>,
+    /// Decides folds, as for `train`.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Folds of the cross-validation, as for `train`.
+    #[arg(long, default_value_t = 6)]
+    folds: usize,
+}
+
+impl TrainArguments {
+    fn copies(&self) -> Copies {
+        let recorded = if self.plain { PLAIN } else { Copies::default() };
+        Copies { scenes: self.scenes, staged: self.staged, ..recorded }
+    }
+}
+
 /// Trains, judges by cross-validation, and writes the bundle.
 ///
 /// # Errors
@@ -142,15 +174,9 @@ pub fn train(arguments: &TrainArguments) -> anyhow::Result<ExitCode> {
     ensure!(arguments.alarms_per_hour > 0.0, "--alarms-per-hour must be above 0");
     let labels = read_labels(arguments.labels.as_deref())?;
     let recipe = read_recipe(arguments.recipe.as_deref())?;
+    let second = second_ear(arguments, &labels, &recipe)?;
     let audio = audio_folder(&arguments.data, arguments.audio.as_deref());
     let clips = read_manifest(&arguments.data, audio)?;
-    let strata: Vec<String> =
-        clips.iter().map(|clip| format!("{}/{}", clip.label, clip.source)).collect();
-    let keys: Vec<(&str, &str)> = strata
-        .iter()
-        .zip(&clips)
-        .map(|(stratum, clip)| (stratum.as_str(), clip.group.as_str()))
-        .collect();
     for class in labels.classes.iter().filter(|class| !class.labels.is_empty()) {
         let silence = class.labels.iter().any(|label| label == SILENCE);
         ensure!(
@@ -162,12 +188,10 @@ pub fn train(arguments: &TrainArguments) -> anyhow::Result<ExitCode> {
             class.labels.join(", ")
         );
     }
-    let fold = grouped_folds(&keys, arguments.folds, arguments.seed);
+    let fold = folds_of(&clips, arguments.folds, arguments.seed);
     let library = Library::new(clips, fold, &labels);
-    let copies = if arguments.plain { PLAIN } else { Copies::default() };
-    let silence =
-        labels.classes.iter().position(|class| class.labels.iter().any(|l| l == "silence"));
-    let items = library.items(&labels, copies, silence);
+    let silence = labels.classes.iter().position(|class| class.labels.iter().any(|l| l == SILENCE));
+    let items = library.items(&labels, arguments.copies(), silence);
 
     let extraction = Extraction::new(
         &arguments.streams,
@@ -216,6 +240,13 @@ pub fn train(arguments: &TrainArguments) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
 
+    let heard_beside = match &second {
+        Some((second, work)) => {
+            Some((second::out_of_fold(work, &library, &labels, &table)?, second.share()))
+        }
+        None => None,
+    };
+    let second = second.map(|(second, _)| second);
     if recipe.roots {
         table.take_roots();
     }
@@ -224,7 +255,7 @@ pub fn train(arguments: &TrainArguments) -> anyhow::Result<ExitCode> {
     let fits = arguments.folds * seeds.len() * recipe.views.len().max(1);
     let progress = Progress::new("cross-validation").in_lines(lines);
     let course = Course::new(&progress, fits * recipe.epochs, arguments.folds);
-    let scored = crossval::cross_validate(
+    let mut scored = crossval::cross_validate(
         &table,
         &labels,
         &details,
@@ -233,10 +264,13 @@ pub fn train(arguments: &TrainArguments) -> anyhow::Result<ExitCode> {
         &seeds,
         &|told| course.hear(told),
     )?;
+    if let Some((logits, share)) = heard_beside {
+        scored = scored.with_second(logits, share);
+    }
     let judged = Judged::of(&library, &labels, &table, &scored, &seeds, arguments.alarms_per_hour)?;
     let evaluation =
-        judged.evaluation(arguments, &library, &labels, &table, recipe.clone(), copies);
-    print_evaluation(&evaluation)?;
+        judged.evaluation(arguments, &library, &labels, &table, &recipe, second.as_ref());
+    print_evaluation(&mut std::io::stdout().lock(), &evaluation)?;
     if let Some(path) = &arguments.scores {
         let mut scores = scored.averaged() / judged.temperature;
         super::net::softmax(&mut scores);
@@ -258,40 +292,97 @@ pub fn train(arguments: &TrainArguments) -> anyhow::Result<ExitCode> {
         true => tell_line(&json!({"stage": "head", "done": 0, "all": 1})),
         false => eprintln!("training the head on everything, {} epochs", last.epochs),
     }
-    let head = crossval::fit_all(&table, &labels, &details, &last, &seeds)?;
-    let net = Net::averaging(&head.nets).context("the networks differ in shape")?;
+    let fitted = crossval::fit_all(&table, &labels, &details, &last, &seeds)?;
+    let net = Net::averaging(&fitted.nets).context("the networks differ in shape")?;
     let created = arguments.created.clone().unwrap_or_else(now_rfc3339);
     let release = Release {
         name: &arguments.name,
         version: &arguments.version,
         created: &created,
         labels: &labels,
-        streams: arguments
-            .streams
-            .iter()
-            .filter_map(|name| Some(StreamSpec { name: name.clone(), len: stream_len(name)? }))
-            .collect(),
         backbone_sha256: extraction.backbone_sha256(),
         temperature: judged.temperature,
         thresholds: &judged.thresholds,
         evaluation: &evaluation,
     };
     let rooted = last.roots.then(|| rooted(&table.streams));
-    let shaping = Shaping { compression: &head.compression, rooted: rooted.as_deref() };
-    let files = release.files(&net, &details, &shaping)?;
-    let mut manifest = release.manifest(&shaping);
-    write_bundle(out, manifest.clone(), &files)?;
-    let classifier = Classifier::load(Some(out), arguments.yamnet.as_deref())?;
-    for sound in Sound::ALL {
-        manifest.golden.push(crate::bundle::GoldenClip {
-            sound: sound.name().to_owned(),
-            seed: 1,
-            scores: classifier.golden_scores(sound, 1)?,
-        });
-    }
-    let bundle = write_bundle(out, manifest, &files)?;
+    let head = Head {
+        net: &net,
+        details: &details,
+        compression: &fitted.compression,
+        streams: &table.streams,
+        rooted: rooted.as_deref(),
+        second: second.as_ref(),
+    };
+    let (manifest, files) = (release.manifest(&head), release.files(&head)?);
+    let bundle = artifact::write_proved(out, manifest, &files, arguments.yamnet.as_deref())?;
     eprintln!("wrote {} {} to {}, tag {}", bundle.name, bundle.version, out.display(), bundle.tag);
     Ok(ExitCode::SUCCESS)
+}
+
+/// The compact bundle to take in, and where its cross-validation is.
+fn second_ear(
+    arguments: &TrainArguments,
+    labels: &LabelMap,
+    recipe: &Recipe,
+) -> anyhow::Result<Option<(Second, Work)>> {
+    let (Some(bundle), Some(work)) = (&arguments.compact, &arguments.compact_work) else {
+        ensure!(
+            recipe.second_share == 0.0,
+            "the recipe has a second ear (second_share {}): name the compact bundle with --compact \
+             and the folder that it was trained in with --compact-work",
+            recipe.second_share
+        );
+        return Ok(None);
+    };
+    ensure!(
+        recipe.second_share > 0.0,
+        "--compact {}: the recipe gives a second ear no part (second_share is 0)",
+        bundle.display()
+    );
+    let second = Second::open(bundle, labels, recipe.second_share)?;
+    Ok(Some((second, Work::below(work))))
+}
+
+/// Prints the clips of different groups that sound like one recording, and whether the folds part
+/// them; the exit code is 1 if they part any.
+///
+/// # Errors
+/// With a message that names the file or option at fault.
+pub fn leaks(arguments: &LeaksArguments) -> anyhow::Result<ExitCode> {
+    ensure!(arguments.folds >= 2, "--folds must be at least 2");
+    let labels = read_labels(None)?;
+    let audio = audio_folder(&arguments.data, arguments.audio.as_deref());
+    let clips = read_manifest(&arguments.data, audio)?;
+    let fold = folds_of(&clips, arguments.folds, arguments.seed);
+    let library = Library::new(clips, fold.clone(), &labels);
+    let found = leaks::between_groups(&library)?;
+    let mut out = std::io::stdout().lock();
+    let mut parted = 0;
+    for like in &found {
+        let (one, other) = like.clips;
+        let [a, b] = [one, other].map(|clip| &library.clips()[clip]);
+        let apart = fold[one] != fold[other];
+        parted += usize::from(apart);
+        writeln!(
+            out,
+            "{:.2} of {} pairs, {}: {} ({}) and {} ({})",
+            like.share,
+            like.agreeing,
+            if apart { "parted" } else { "together" },
+            a.name,
+            a.group,
+            b.name,
+            b.group
+        )?;
+    }
+    writeln!(
+        out,
+        "{} likenesses between groups, {parted} parted by the folds; give clips of one recording \
+         one group",
+        found.len()
+    )?;
+    Ok(if parted == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// Runs a bundle over recordings and reports what it heard.
@@ -359,8 +450,15 @@ pub fn evaluate(arguments: &EvaluateArguments) -> anyhow::Result<ExitCode> {
 }
 
 /// Clips as they are, for comparison.
-const PLAIN: Copies =
-    Copies { in_context: 0, alert_in_context: 0, alert_mixed: 0, other_mixed: 0, silence: 72 };
+const PLAIN: Copies = Copies {
+    in_context: 0,
+    alert_in_context: 0,
+    alert_mixed: 0,
+    other_mixed: 0,
+    silence: 72,
+    scenes: 0,
+    staged: 0,
+};
 
 /// The cross-validation, judged.
 struct Judged {
@@ -389,15 +487,7 @@ impl Judged {
         let heard = judgement::heard(table, &logits, temperature);
         let alert = judgement::rate_threshold(&heard, labels, alarms_per_hour)
             .context("the data hold no background to count false alarms on")?;
-        let thresholds: Vec<Option<f32>> = (0..labels.classes.len())
-            .map(|class| match &labels.classes[class] {
-                _ if class == labels.alerting() => Some(alert),
-                known if known.rest || known.labels.iter().any(|label| label == SILENCE) => None,
-                _ => judgement::precise_threshold(&heard, class, OTHER_PRECISION)
-                    .map(|threshold| threshold.max(0.3))
-                    .or(Some(CAUTIOUS)),
-            })
-            .collect();
+        let thresholds = judgement::thresholds(&heard, labels, alert);
         let calling: Vec<f32> =
             thresholds.iter().map(|threshold| threshold.unwrap_or(f32::INFINITY)).collect();
         let per_seed = scored
@@ -444,29 +534,37 @@ impl Judged {
         library: &Library,
         labels: &LabelMap,
         table: &Table,
-        recipe: Recipe,
-        copies: Copies,
+        recipe: &Recipe,
+        second: Option<&Second>,
     ) -> Evaluation {
+        let beside = match second {
+            Some(_) => " --compact DIR --compact-work DIR",
+            None => "",
+        };
         Evaluation {
             command: format!(
                 "ecosight-models train --data manifest.csv --streams {} --seed {} --networks {} \
-                 --folds {} --alarms-per-hour {}",
+                 --folds {} --alarms-per-hour {} --scenes {} --staged {}{beside}",
                 arguments.streams.join(","),
                 arguments.seed,
                 arguments.networks,
                 arguments.folds,
-                arguments.alarms_per_hour
+                arguments.alarms_per_hour,
+                arguments.scenes,
+                arguments.staged,
             ),
             protocol: format!(
-                "{}-fold cross-validation by recording group, {} heads of {} networks averaged; \
+                "{}-fold cross-validation by recording group, {} heads of {} networks averaged{}; \
                  background as recorded and band-limited to 3.9 kHz.",
                 arguments.folds,
                 arguments.networks,
-                recipe.views.len().max(1)
+                recipe.views.len().max(1),
+                if second.is_some() { ", the second ear's networks of the same folds" } else { "" }
             ),
             streams: arguments.streams.clone(),
-            recipe,
-            copies,
+            recipe: recipe.clone(),
+            second: second.map(Second::line),
+            copies: arguments.copies(),
             seed: arguments.seed,
             folds: arguments.folds,
             windows: table.weight.iter().filter(|weight| **weight > 0.0).count(),
@@ -479,101 +577,6 @@ impl Judged {
             history: self.history.clone(),
         }
     }
-}
-
-fn print_evaluation(evaluation: &Evaluation) -> std::io::Result<()> {
-    let mut out = std::io::stdout().lock();
-    print_judgement(&mut out, &evaluation.judgement, &evaluation.shipped)?;
-    for line in &evaluation.by_transient {
-        let cells: Vec<String> = line.recall.iter().map(|share| format!("{share:.2}")).collect();
-        writeln!(
-            out,
-            "from {:2.0} dB {:28} {:4} clips {}",
-            line.from_db,
-            line.source,
-            line.clips,
-            cells.join("/")
-        )?;
-    }
-    writeln!(out, "calibration error {:.3}", evaluation.calibration_error.unwrap_or(f64::NAN))?;
-    for line in &evaluation.seeds {
-        write!(
-            out,
-            "seed {}: PR area {:.3}",
-            line.seed,
-            line.average_precision.unwrap_or(f64::NAN)
-        )?;
-        for (source, recall) in &line.recall {
-            let cells: Vec<String> = recall.iter().map(|recall| format!("{recall:.2}")).collect();
-            write!(out, "  {source} {}", cells.join("/"))?;
-        }
-        writeln!(out)?;
-    }
-    let mut sources: BTreeMap<&str, Vec<Vec<f64>>> = BTreeMap::new();
-    for (source, recall) in evaluation.seeds.iter().flat_map(|line| &line.recall) {
-        sources.entry(source).or_default().push(recall.clone());
-    }
-    for (source, recalls) in sources {
-        let medians: Vec<String> = (0..recalls[0].len())
-            .map(|rate| {
-                let mut values: Vec<f64> = recalls.iter().map(|recall| recall[rate]).collect();
-                values.sort_by(f64::total_cmp);
-                format!("{:.3}", values[values.len() / 2])
-            })
-            .collect();
-        writeln!(out, "median of seeds: {source} {}", medians.join("/"))?;
-    }
-    Ok(())
-}
-
-pub(crate) fn print_judgement(
-    out: &mut impl Write,
-    judged: &Judgement,
-    shipped: &RatePoint,
-) -> std::io::Result<()> {
-    writeln!(
-        out,
-        "background {} clips, {:.2} h; PR area {:.3}, ROC area {:.4}, accuracy {:.3}",
-        judged.background_clips,
-        judged.background_hours,
-        judged.average_precision.unwrap_or(f64::NAN),
-        judged.roc_auc.unwrap_or(f64::NAN),
-        judged.accuracy.unwrap_or(f64::NAN)
-    )?;
-    for rate in judged.rates.iter().chain([shipped]) {
-        let name =
-            rate.per_hour.map_or_else(|| "as shipped".to_owned(), |rate| format!("{rate}/h"));
-        writeln!(
-            out,
-            "{name}: threshold {:.4}, {} false alarms {:?}",
-            rate.threshold, rate.false_alarms, rate.by_label
-        )?;
-        for line in &rate.recall {
-            writeln!(
-                out,
-                "    {:28} {:12} {:4}/{:4} {:.3} {:.2?}",
-                line.source,
-                format!("{:?}", line.form),
-                line.hits,
-                line.clips,
-                line.recall,
-                line.interval.unwrap_or([f64::NAN; 2])
-            )?;
-        }
-    }
-    for (class, row) in judged.classes.iter().zip(&judged.confusion) {
-        let cell = |value: Option<f64>| value.map_or("  -  ".to_owned(), |v| format!("{v:.3}"));
-        writeln!(
-            out,
-            "{:12} precision {} recall {} F1 {} PR area {}  called {row:?}",
-            class.class,
-            cell(class.precision),
-            cell(class.recall),
-            cell(class.f1),
-            cell(class.average_precision)
-        )?;
-    }
-    Ok(())
 }
 
 pub(crate) fn read_labels(path: Option<&Path>) -> anyhow::Result<LabelMap> {
@@ -631,99 +634,6 @@ fn rfc3339(seconds: u64) -> String {
         time / 60 % 60,
         time % 60
     )
-}
-
-/// Tells of progress on standard error every few seconds, with the time that is left.
-pub(crate) struct Progress {
-    what: &'static str,
-    start: Instant,
-    told: Mutex<Instant>,
-    lines: bool,
-}
-
-impl Progress {
-    pub(crate) fn new(what: &'static str) -> Self {
-        let start = Instant::now();
-        Self { what, start, told: Mutex::new(start), lines: false }
-    }
-
-    /// Tells in lines of JSON, and more often: programs do not mind.
-    fn in_lines(self, lines: bool) -> Self {
-        Self { lines, ..self }
-    }
-
-    pub(crate) fn tell(&self, done: usize, all: usize) {
-        if !self.is_due(done >= all) {
-            return;
-        }
-        let (elapsed, left) = (self.start.elapsed().as_secs_f64(), self.left_s(done, all));
-        match self.lines {
-            true => tell_line(&json!({
-                "stage": self.what, "done": done, "all": all, "left_s": left,
-            })),
-            false => eprintln!("{}: {done}/{all}, {elapsed:.0} s, {left:.0} s left", self.what),
-        }
-    }
-
-    /// Whether something was last told long enough ago, or this is the `last` there is to tell.
-    fn is_due(&self, last: bool) -> bool {
-        let every = Duration::from_millis(if self.lines { 500 } else { 5_000 });
-        let Ok(mut told) = self.told.lock() else { return false };
-        let due = last || told.elapsed() >= every;
-        if due {
-            *told = Instant::now();
-        }
-        due
-    }
-
-    fn left_s(&self, done: usize, all: usize) -> f64 {
-        self.start.elapsed().as_secs_f64() / done.max(1) as f64 * all.saturating_sub(done) as f64
-    }
-}
-
-fn tell_line(told: &serde_json::Value) {
-    eprintln!("{told}");
-}
-
-/// How far the cross-validation is, by the epochs of all its fits.
-struct Course<'a> {
-    progress: &'a Progress,
-    epochs: usize,
-    folds: usize,
-    ended: AtomicUsize,
-    folds_done: AtomicUsize,
-}
-
-impl<'a> Course<'a> {
-    fn new(progress: &'a Progress, epochs: usize, folds: usize) -> Self {
-        let (ended, folds_done) = (AtomicUsize::new(0), AtomicUsize::new(0));
-        Self { progress, epochs, folds, ended, folds_done }
-    }
-
-    fn hear(&self, told: Told<'_>) {
-        match told {
-            Told::Fold(done, all) => {
-                self.folds_done.store(done, Ordering::Relaxed);
-                if !self.progress.lines {
-                    self.progress.tell(done, all);
-                }
-            }
-            Told::Epoch(number, epoch) => {
-                let ended = self.ended.fetch_add(1, Ordering::Relaxed) + 1;
-                if self.progress.lines && self.progress.is_due(ended >= self.epochs) {
-                    tell_line(&json!({
-                        "stage": "folds",
-                        "done": self.folds_done.load(Ordering::Relaxed),
-                        "all": self.folds,
-                        "epoch": number,
-                        "loss": epoch.loss,
-                        "val_loss": epoch.val_loss,
-                        "left_s": self.progress.left_s(ended, self.epochs),
-                    }));
-                }
-            }
-        }
-    }
 }
 
 #[cfg(test)]

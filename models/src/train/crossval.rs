@@ -21,6 +21,8 @@ pub struct OutOfFold {
     /// Per seed, `[rows, parts]`.
     parts: Vec<Array2<f32>>,
     details: Details,
+    /// What a second ear says of the same rows (`[rows, classes]`), and its part of the logits.
+    second: Option<(Array2<f32>, f32)>,
     /// Best epoch of each fit.
     pub epochs: Vec<usize>,
     /// How the epochs went, the mean over all fits; losses and accuracies of recordings that a fit
@@ -106,6 +108,7 @@ pub fn cross_validate(
     let mut all = OutOfFold {
         parts: vec![Array2::zeros((table.rows.len(), details.class.len())); seeds.len()],
         details: details.clone(),
+        second: None,
         epochs: Vec::new(),
         history: Vec::new(),
     };
@@ -251,9 +254,23 @@ impl Fits {
 }
 
 impl OutOfFold {
+    /// The same with a second ear: `logits` (`[rows, classes]`) for `share` of the whole.
+    #[must_use]
+    pub fn with_second(self, logits: Array2<f32>, share: f32) -> Self {
+        Self { second: Some((logits, share)), ..self }
+    }
+
     /// Logits of the head's classes by each seed alone.
     pub fn by_seed(&self) -> impl Iterator<Item = Array2<f32>> + '_ {
-        self.parts.iter().map(|parts| self.details.summed(parts))
+        self.parts.iter().map(|parts| self.heard(parts))
+    }
+
+    fn heard(&self, parts: &Array2<f32>) -> Array2<f32> {
+        let own = self.details.summed(parts);
+        match &self.second {
+            Some((second, share)) => own * (1.0 - share) + second * *share,
+            None => own,
+        }
     }
 
     /// What one network made of all seeds would give: the sums of the parts' mean logits.
@@ -262,7 +279,7 @@ impl OutOfFold {
         for parts in &self.parts {
             mean += parts;
         }
-        self.details.summed(&(mean / self.parts.len().max(1) as f32))
+        self.heard(&(mean / self.parts.len().max(1) as f32))
     }
 }
 

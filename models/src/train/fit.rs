@@ -53,6 +53,8 @@ pub struct Recipe {
     /// How far clips of small recording groups are lifted against those of large ones: a clip
     /// weighs by the size of its group to the power of `-group_balance`.
     pub group_balance: f32,
+    /// Part of a second ear in the logits, see [`super::second`]; 0 for none.
+    pub second_share: f32,
     /// Stops after this many epochs without a better validation, and keeps the best epoch; `None`
     /// runs all epochs.
     pub patience: Option<usize>,
@@ -76,6 +78,7 @@ impl Default for Recipe {
             hard_negative: 4.0,
             balance: 0.5,
             group_balance: 0.5,
+            second_share: 0.0,
             patience: None,
         }
     }
@@ -102,6 +105,7 @@ impl Recipe {
         }
         share("dropout", self.dropout)?;
         share("label_smoothing", self.label_smoothing)?;
+        share("second_share", self.second_share)?;
         for (name, value) in [("balance", self.balance), ("group_balance", self.group_balance)] {
             if !(0.0..=1.0).contains(&value) {
                 return Err(format!("{name} must be from 0 to 1"));

@@ -9,7 +9,7 @@ use ndarray::{Array2, Axis};
 use serde::{Deserialize, Serialize};
 
 use super::dataset::Clip;
-use super::labels::LabelMap;
+use super::labels::{Class, LabelMap};
 use super::material::Form;
 use super::net::softmax;
 use super::table::Table;
@@ -19,8 +19,18 @@ use crate::eval::{self, Confusion};
 pub const CONFIRM_WINDOWS: usize = 2;
 /// Rates that thresholds are given for, false alarms per hour.
 pub const RATES_PER_HOUR: [f64; 4] = [0.33, 1.0, 3.0, 10.0];
+/// Rates that a curve is drawn through.
+const CURVE_PER_HOUR: [f64; 14] =
+    [0.2, 0.4, 0.6, 1.0, 1.4, 2.0, 3.0, 4.0, 6.0, 10.0, 15.0, 20.0, 40.0, 60.0];
 /// Sound that each window adds to a stream, hours.
 pub const HOP_HOURS: f64 = crate::HOP_SAMPLES as f64 / (crate::SAMPLE_RATE_HZ as f64 * 3600.0);
+/// Label of what a recorder gives when it hears nothing; made here, no recordings are needed.
+pub const SILENCE: &str = "silence";
+/// Precision that the thresholds of classes which do not alert are chosen for, the least of them,
+/// and that of a class with too few recordings to choose one by.
+const OTHER_PRECISION: f64 = 0.8;
+const LEAST_OTHER: f32 = 0.3;
+const CAUTIOUS: f32 = 0.9;
 /// Bins of the calibration error.
 const BINS: usize = 15;
 const BOOTSTRAP_DRAWS: usize = 1000;
@@ -78,6 +88,15 @@ pub struct RatePoint {
     pub recall: Vec<Recall>,
 }
 
+/// What a threshold between the rates gives and costs, in the form of the files.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CurvePoint {
+    /// False alarms per hour that were allowed.
+    pub per_hour: f64,
+    /// Recall by source.
+    pub recall: BTreeMap<String, f64>,
+}
+
 /// Recall of sounds that stand out of their surroundings by about as much.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TransientLine {
@@ -121,6 +140,9 @@ pub struct Judgement {
     pub background_clips: usize,
     /// Thresholds of the alerting class and what they do.
     pub rates: Vec<RatePoint>,
+    /// Recall against false alarms.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub curve: Vec<CurvePoint>,
     /// Average precision of the alerting class over clips, in their own form.
     pub average_precision: Option<f64>,
     /// ROC area of the same.
@@ -195,6 +217,19 @@ pub fn rate_threshold(heard: &[Heard], labels: &LabelMap, per_hour: f64) -> Opti
     eval::alarm_threshold(&scores, background.iter().map(|one| one.hours).sum(), per_hour)
 }
 
+/// Threshold of every class that may raise events, given that of the alerting one: silence and the
+/// rest never do.
+pub fn thresholds(heard: &[Heard], labels: &LabelMap, alert: f32) -> Vec<Option<f32>> {
+    let threshold = |(index, class): (usize, &Class)| match class {
+        _ if index == labels.alerting() => Some(alert),
+        class if class.rest || class.labels.iter().any(|label| label == SILENCE) => None,
+        _ => precise_threshold(heard, index, OTHER_PRECISION)
+            .map(|threshold| threshold.max(LEAST_OTHER))
+            .or(Some(CAUTIOUS)),
+    };
+    labels.classes.iter().enumerate().map(threshold).collect()
+}
+
 /// What a threshold of the alerting class does; `per_hour` is the rate it was chosen for, if it was.
 pub fn rate_point(
     clips: &[Clip],
@@ -230,6 +265,20 @@ pub fn judge(clips: &[Clip], labels: &LabelMap, heard: &[Heard], thresholds: &[f
         })
         .collect();
     let plain: Vec<&Heard> = heard.iter().filter(|one| one.form == Form::Plain).collect();
+    let curve = CURVE_PER_HOUR
+        .iter()
+        .filter_map(|&per_hour| {
+            let threshold = rate_threshold(heard, labels, per_hour)?;
+            let mut hits: BTreeMap<String, (usize, usize)> = BTreeMap::new();
+            for one in plain.iter().filter(|one| one.class == alerting) {
+                let own = hits.entry(clips[one.clip].source.clone()).or_default();
+                own.0 += usize::from(one.peak[alerting] >= threshold);
+                own.1 += 1;
+            }
+            let share = |(source, (hits, clips))| (source, hits as f64 / clips as f64);
+            Some(CurvePoint { per_hour, recall: hits.into_iter().map(share).collect() })
+        })
+        .collect();
     let ranking = |class: usize| {
         let scores: Vec<f32> = plain.iter().map(|one| one.peak[class]).collect();
         let positive: Vec<bool> = plain.iter().map(|one| one.class == class).collect();
@@ -265,6 +314,7 @@ pub fn judge(clips: &[Clip], labels: &LabelMap, heard: &[Heard], thresholds: &[f
         background_hours: background.iter().map(|one| one.hours).sum(),
         background_clips: background.len(),
         rates,
+        curve,
         average_precision,
         roc_auc,
         classes,

@@ -14,8 +14,10 @@ use serde::{Deserialize, Serialize};
 
 use super::dataset::Clip;
 use super::labels::LabelMap;
+use super::made::{self, MadeScene};
 use super::sound::{self, Loudness};
 use crate::audio::{AudioError, AudioReader, DecodeLimits};
+use crate::scene::Chance;
 use crate::{SAMPLE_RATE_HZ, WINDOW_SAMPLES};
 
 /// Part of every cache key: raise it when a form renders differently.
@@ -38,6 +40,9 @@ const MOST_PARTS: usize = 32;
 /// Least that a mixed sound's loudest moment stands out of its surroundings, dB: below it even a
 /// person looking at the spectrogram finds nothing.
 const FAINTEST_DB: f32 = 8.0;
+/// Sound from so long before a window's start to so long after its end is what a shot within may
+/// have left or sent ahead, in samples: its tail, or a bullet's crack before the muzzle.
+const TRACE: (u64, u64) = (2 * SAMPLE_RATE_HZ as u64, SAMPLE_RATE_HZ as u64 / 2);
 /// Cross-fade between clips that are joined.
 const OVERLAP: usize = SAMPLE_RATE_HZ as usize / 4;
 
@@ -60,12 +65,28 @@ pub enum Form {
     Mixed,
     /// Nothing but a recorder's own noise.
     Silence,
+    /// A minute of synthetic forest: its shots, or all else in it.
+    Scene,
+    /// A shot made from physics, in recorded or synthetic surroundings.
+    Staged,
+}
+
+impl Form {
+    /// Whether it is no recording's: learnt from, never judged on.
+    pub fn is_made(self) -> bool {
+        matches!(self, Self::Scene | Self::Staged)
+    }
+
+    /// Whether the sound goes on where it stops, unlike a file.
+    pub fn is_cut_off(self) -> bool {
+        !matches!(self, Self::Plain | Self::BandLimited | Self::Quiet)
+    }
 }
 
 /// One sound to make features of.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Item {
-    /// The clip it is made of; `None` for synthetic silence.
+    /// The clip it is made of; `None` for what is synthetic.
     pub clip: Option<usize>,
     /// Its form.
     pub form: Form,
@@ -89,6 +110,8 @@ pub struct Rendered {
     pub ends: bool,
     /// Only windows with an onset are kept.
     pub only_onsets: bool,
+    /// Moments of another class, in samples: windows that may hold traces of them are not kept.
+    pub apart_from: Vec<u64>,
 }
 
 /// How often each form is made of a clip.
@@ -104,11 +127,25 @@ pub struct Copies {
     pub other_mixed: u32,
     /// Sounds of silence, over all.
     pub silence: u32,
+    /// `Scene`, over all.
+    #[serde(default)]
+    pub scenes: u32,
+    /// `Staged`, over all.
+    #[serde(default)]
+    pub staged: u32,
 }
 
 impl Default for Copies {
     fn default() -> Self {
-        Self { in_context: 1, alert_in_context: 2, alert_mixed: 5, other_mixed: 3, silence: 72 }
+        Self {
+            in_context: 1,
+            alert_in_context: 2,
+            alert_mixed: 5,
+            other_mixed: 3,
+            silence: 72,
+            scenes: 0,
+            staged: 0,
+        }
     }
 }
 
@@ -174,6 +211,11 @@ impl Library {
         &self.clips
     }
 
+    /// Fold of each clip.
+    pub fn fold(&self) -> &[usize] {
+        &self.fold
+    }
+
     /// Class of each clip.
     pub fn class(&self, clip: usize) -> usize {
         self.class[clip]
@@ -211,6 +253,12 @@ impl Library {
         }
         let sound = Arc::new(decode(&self.clips[clip].path)?);
         Ok(Arc::clone(self.sounds[clip].get_or_init(|| sound)))
+    }
+
+    /// Gives a clip a sound in place of its file's.
+    #[cfg(test)]
+    pub(super) fn hold(&self, clip: usize, samples: Vec<f32>) {
+        self.sounds[clip].set(Arc::new(samples)).unwrap();
     }
 
     /// Every item to make, in a fixed order. `silence` is the class of synthetic silence, if the
@@ -253,6 +301,18 @@ impl Library {
                 class,
             }));
         }
+        let mut made = |form, copies, class| {
+            items.extend((0..copies).map(|copy| Item {
+                clip: None,
+                form,
+                copy,
+                fold: copy as usize % self.folds.max(1),
+                class,
+            }));
+        };
+        made(Form::Scene, copies.scenes, labels.alerting());
+        made(Form::Scene, copies.scenes, labels.rest());
+        made(Form::Staged, copies.staged, labels.alerting());
         items
     }
 
@@ -269,14 +329,22 @@ impl Library {
     ) -> Result<Option<Rendered>, MaterialError> {
         let mut rng = self.generator(item, seed);
         let Some(clip) = item.clip else {
-            let samples = sound::near_silence(SAMPLE_RATE_HZ as usize * 8, &mut rng);
-            return Ok(Some(Rendered {
-                samples,
-                keep_from: 0,
-                onsets: Vec::new(),
-                ends: false,
-                only_onsets: false,
-            }));
+            return match item.form {
+                Form::Scene => {
+                    let scene = MadeScene::new(item.copy, seed);
+                    let marks = scene.marks(item.class == labels.alerting());
+                    Ok(Some(Rendered { samples: scene.samples, ..marks }))
+                }
+                Form::Staged => self.staged(item.fold, &mut rng),
+                _ => Ok(Some(Rendered {
+                    samples: sound::near_silence(SAMPLE_RATE_HZ as usize * 8, &mut rng),
+                    keep_from: 0,
+                    onsets: Vec::new(),
+                    ends: false,
+                    only_onsets: false,
+                    apart_from: Vec::new(),
+                })),
+            };
         };
         let sound = self.sound(clip)?;
         let sparse = labels.classes[item.class].sparse;
@@ -287,6 +355,7 @@ impl Library {
             keep_from: 0,
             ends: true,
             only_onsets: false,
+            apart_from: Vec::new(),
         };
         match item.form {
             Form::Plain => Ok(Some(whole(sound.to_vec()))),
@@ -298,7 +367,7 @@ impl Library {
             }
             Form::InContext => self.in_context(clip, sparse, &sound, &mut rng).map(Some),
             Form::Mixed => self.mixed(clip, &sound, &mut rng),
-            Form::Silence => Ok(None),
+            Form::Silence | Form::Scene | Form::Staged => Ok(None),
         }
     }
 
@@ -331,7 +400,8 @@ impl Library {
             own = sound::distance(&own, rng);
         }
         let narrow = rng.random::<bool>() || self.clips[clip].source.starts_with("elp");
-        let past = self.surroundings(clip, narrow, rng.random_range(PAST_S..PAST_S + 1.5), rng)?;
+        let past_s = rng.random_range(PAST_S..PAST_S + 1.5);
+        let past = self.surroundings(self.fold[clip], Some(clip), narrow, past_s, rng)?;
         let level = quiet_level(&own);
         let past_level = quiet_level(&past).max(1e-7);
         // As loud as the clip's own quiet parts, give or take: a seam, not a step.
@@ -360,6 +430,7 @@ impl Library {
             onsets,
             ends: false,
             only_onsets: false,
+            apart_from: Vec::new(),
         })
     }
 
@@ -385,53 +456,42 @@ impl Library {
         }
         let narrow = elp || rng.random_range(0..3) > 0;
         let at_s = rng.random_range(PAST_S + 0.2..PAST_S + 0.9);
-        let mut samples = self.surroundings(clip, narrow, at_s + 2.0, rng)?;
-        let (Some(own_loudness), Some(ground)) = (Loudness::of(&own), Loudness::of(&samples))
-        else {
-            return Ok(None);
-        };
-        let ratio_db = if rng.random_range(0..4) == 0 {
-            rng.random_range(25.0..45.0)
-        } else {
-            rng.random_range(FAINTEST_DB..25.0)
-        };
-        let now_db = 20.0 * (own_loudness.peak_rms / ground.median_rms).log10();
-        sound::gain(&mut own, ratio_db - now_db);
-        let at = (at_s * SAMPLE_RATE_HZ as f32) as usize;
-        sound::add_at(&mut samples, &own, at - peak.min(at));
-        if narrow {
-            samples = sound::band_limit(&samples);
-        }
-        let loudest = samples.iter().fold(0.0f32, |a, b| a.max(b.abs()));
-        if loudest > 1.0 {
-            sound::gain(&mut samples, -20.0 * loudest.log10());
-        }
-        any_gain(&mut samples, rng);
-        Ok(Some(Rendered {
-            samples,
-            keep_from: 0,
-            onsets: vec![at as u64],
-            ends: false,
-            only_onsets: true,
-        }))
+        let samples = self.surroundings(self.fold[clip], Some(clip), narrow, at_s + 2.0, rng)?;
+        Ok(laid(own, peak, samples, at_s, narrow, rng))
     }
 
-    /// At least `seconds` of surroundings from the fold of `clip` and never the clip itself,
-    /// at one level throughout.
+    fn staged(&self, fold: usize, rng: &mut ChaCha8Rng) -> Result<Option<Rendered>, MaterialError> {
+        let mut chance = Chance::new(rng.random());
+        let own = made::shot(&mut chance);
+        let Some(loudness) = Loudness::of(&own) else { return Ok(None) };
+        let narrow = rng.random_range(0..3) == 0;
+        let at_s = rng.random_range(PAST_S + 0.5..PAST_S + 0.9);
+        let samples = match rng.random_range(0..3) {
+            0 => made::ambience(at_s + 2.0, &mut chance),
+            _ => self.surroundings(fold, None, narrow, at_s + 2.0, rng)?,
+        };
+        Ok(laid(own, loudness.peak, samples, at_s, narrow, rng))
+    }
+
+    /// At least `seconds` of surroundings from a fold, never the clip `but` itself, at one level
+    /// throughout.
     fn surroundings(
         &self,
-        clip: usize,
+        fold: usize,
+        but: Option<usize>,
         narrow: bool,
         seconds: f32,
         rng: &mut ChaCha8Rng,
     ) -> Result<Vec<f32>, MaterialError> {
         let length = (seconds * SAMPLE_RATE_HZ as f32) as usize;
-        let [low, wide] = &self.surroundings[self.fold[clip]];
+        let [low, wide] = &self.surroundings[fold];
         let (first, other) =
             if narrow && rng.random_range(0..4) > 0 { (low, wide) } else { (wide, low) };
         let pool: Vec<usize> = [first, other]
             .into_iter()
-            .map(|pool| pool.iter().copied().filter(|&other| other != clip).collect::<Vec<_>>())
+            .map(|pool| {
+                pool.iter().copied().filter(|&other| Some(other) != but).collect::<Vec<_>>()
+            })
             .find(|pool| !pool.is_empty())
             .unwrap_or_default();
         if pool.is_empty() {
@@ -486,12 +546,53 @@ impl Rendered {
             return None;
         }
         let end = start + WINDOW_SAMPLES as u64;
+        if self.apart_from.iter().any(|&at| start < at + TRACE.0 && at < end + TRACE.1) {
+            return None;
+        }
         let holds = self.onsets.iter().any(|&at| start <= at && at + AFTER_ONSET <= end);
         if self.only_onsets && !holds {
             return None;
         }
         Some(holds || self.onsets.is_empty())
     }
+}
+
+/// A transient whose loudest moment is its sample `peak`, laid into surroundings so that the moment
+/// falls at `at_s` seconds, at a drawn ratio to them and a drawn gain.
+fn laid(
+    mut own: Vec<f32>,
+    peak: usize,
+    mut samples: Vec<f32>,
+    at_s: f32,
+    narrow: bool,
+    rng: &mut ChaCha8Rng,
+) -> Option<Rendered> {
+    let (own_loudness, ground) = (Loudness::of(&own)?, Loudness::of(&samples)?);
+    let ratio_db = if rng.random_range(0..4) == 0 {
+        rng.random_range(25.0..45.0)
+    } else {
+        rng.random_range(FAINTEST_DB..25.0)
+    };
+    let now_db = 20.0 * (own_loudness.peak_rms / ground.median_rms).log10();
+    sound::gain(&mut own, ratio_db - now_db);
+    let at = (at_s * SAMPLE_RATE_HZ as f32) as usize;
+    sound::add_at(&mut samples, &own, at - peak.min(at));
+    if narrow {
+        samples = sound::band_limit(&samples);
+    }
+    let loudest = samples.iter().fold(0.0f32, |a, b| a.max(b.abs()));
+    if loudest > 1.0 {
+        sound::gain(&mut samples, -20.0 * loudest.log10());
+    }
+    any_gain(&mut samples, rng);
+    Some(Rendered {
+        samples,
+        keep_from: 0,
+        onsets: vec![at as u64],
+        ends: false,
+        only_onsets: true,
+        apart_from: Vec::new(),
+    })
 }
 
 /// Moments of a clip at which its main event sounds; never empty for a clip of 20 ms.
@@ -586,11 +687,8 @@ mod tests {
             *sample = rng.random_range(-0.8..0.8f32) * (-(index as f32) / 800.0).exp();
         }
         let library = Library::new(clips, vec![0, 0, 1, 1], labels);
-        for (slot, sound) in
-            library.sounds.iter().zip([shot.clone(), tone(700.0, 8), shot, tone(1100.0, 8)])
-        {
-            slot.set(Arc::new(sound)).unwrap();
-        }
+        let sounds = [shot.clone(), tone(700.0, 8), shot, tone(1100.0, 8)];
+        sounds.into_iter().enumerate().for_each(|(clip, sound)| library.hold(clip, sound));
         library
     }
 
@@ -633,10 +731,55 @@ mod tests {
     }
 
     #[test]
+    fn staged_shots_stay_among_the_surroundings_of_their_fold() {
+        let labels = LabelMap::builtin().unwrap();
+        let library = library(&labels);
+        let copies = Copies { staged: 24, ..Copies::default() };
+        let mut among = 0;
+        for item in library.items(&labels, copies, None) {
+            if item.form != Form::Staged {
+                continue;
+            }
+            let rendered = library.render(&item, &labels, 1).unwrap().unwrap();
+            let past = &rendered.samples[..4 * SECOND];
+            let (own, other) = if item.fold == 0 { (700.0, 1100.0) } else { (1100.0, 700.0) };
+            assert!(level(past, other) < 20.0 * level(past, own), "{item:?}");
+            among += usize::from(level(past, own) > 20.0 * level(past, other));
+            assert!(rendered.onsets.iter().all(|at| *at > 5 * SECOND as u64), "{item:?}");
+            let examples = (0..12).filter_map(|n| rendered.window(n * 7_680)).count();
+            assert!((1..=2).contains(&examples), "{item:?}: {examples}");
+        }
+        assert!((8..24).contains(&among), "{among} of 24 in recorded surroundings");
+    }
+
+    #[test]
+    fn a_scene_gives_its_shots_and_apart_from_them_its_forest() {
+        let labels = LabelMap::builtin().unwrap();
+        let library = library(&labels);
+        let copies = Copies { scenes: 1, ..Copies::default() };
+        let items = library.items(&labels, copies, None);
+        let scenes: Vec<&Item> = items.iter().filter(|item| item.form == Form::Scene).collect();
+        let [shots, forest] =
+            [0, 1].map(|n| library.render(scenes[n], &labels, 1).unwrap().unwrap());
+        assert_eq!(scenes[0].class, labels.alerting());
+        assert_eq!(shots.samples, forest.samples);
+        let windows = 0..(shots.samples.len() - WINDOW_SAMPLES) / 7_680;
+        let (mut held, mut clear) = (0, 0);
+        for start in windows.map(|n| n as u64 * 7_680) {
+            let (shot, apart) = (shots.window(start), forest.window(start));
+            assert!(shot.is_none() || apart.is_none(), "{start} is of both");
+            held += usize::from(shot == Some(true));
+            clear += usize::from(apart == Some(true));
+        }
+        assert!(held >= 4 && clear >= 20, "{held} with a shot, {clear} without");
+    }
+
+    #[test]
     fn windows_without_the_event_are_examples_of_nothing() {
         let rendered = Rendered {
             samples: Vec::new(),
             keep_from: 7680,
+            apart_from: Vec::new(),
             onsets: vec![20_000],
             ends: true,
             only_onsets: false,

@@ -9,6 +9,7 @@
 )]
 
 pub mod artifact;
+pub mod card;
 pub mod cli;
 pub mod compression;
 pub mod crossval;
@@ -17,11 +18,18 @@ pub mod details;
 pub mod export;
 pub mod extraction;
 pub mod fit;
+pub mod head;
 pub mod judgement;
 pub mod labels;
+pub mod leaks;
+pub(crate) mod made;
 pub mod material;
 pub mod net;
 mod optimiser;
+pub mod page;
+pub mod progress;
+pub mod report;
+pub mod second;
 pub mod sound;
 pub mod split;
 pub mod table;

@@ -9,6 +9,23 @@ use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 
+use super::dataset::Clip;
+
+/// The fold of each clip: recording groups never part, labels and sources are spread evenly.
+///
+/// # Panics
+/// When `folds` is 0.
+pub fn folds_of(clips: &[Clip], folds: usize, seed: u64) -> Vec<usize> {
+    let stratum = |clip: &Clip| format!("{}/{}", clip.label, clip.source);
+    let strata: Vec<String> = clips.iter().map(stratum).collect();
+    let keys: Vec<(&str, &str)> = strata
+        .iter()
+        .zip(clips)
+        .map(|(stratum, clip)| (stratum.as_str(), clip.group.as_str()))
+        .collect();
+    grouped_folds(&keys, folds, seed)
+}
+
 /// Deals whole groups to `folds` folds such that each stratum (label and source, say) is spread as
 /// evenly as its groups allow. `items[i]` is (stratum, group); the answer is the fold of each item.
 ///

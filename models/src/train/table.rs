@@ -13,11 +13,15 @@ use super::compression::StreamColumns;
 use super::extraction::{Extracted, Extraction, ExtractionError, widen};
 use super::fit::Recipe;
 use super::labels::LabelMap;
+use super::made::MADE_VERSION;
 use super::material::{Form, Item, Library, MaterialError, RENDER_VERSION};
 
 /// Windows whose loudest 20 ms are below this are what a recorder hears of silence: no example of
 /// a sound, dBFS.
 const INAUDIBLE_DBFS: f32 = -75.0;
+/// Staged shots that count as one recording where groups are weighed: one alone would weigh as
+/// much as a recording, and hundreds of them more than all recordings.
+const STAGED_GROUP: u32 = 16;
 
 /// One window of one item.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -160,9 +164,15 @@ impl Table {
     /// recipe says, so that rare sounds are heard and hours of wind are not forgotten for them.
     pub fn weigh(&mut self, library: &Library, labels: &LabelMap, recipe: &Recipe) {
         let group = |row: &Row| {
-            self.items[row.item].clip.map_or("", |clip| library.clips()[clip].group.as_str())
+            let item = &self.items[row.item];
+            match (item.clip, item.form) {
+                (Some(clip), _) => (library.clips()[clip].group.as_str(), None),
+                (None, Form::Scene) => ("", Some((item.form, item.copy))),
+                (None, Form::Staged) => ("", Some((item.form, item.copy / STAGED_GROUP))),
+                (None, _) => ("", None),
+            }
         };
-        let mut sizes: HashMap<(usize, &str), f32> = HashMap::new();
+        let mut sizes: HashMap<_, f32> = HashMap::new();
         for row in self.rows.iter().filter(|row| row.example) {
             *sizes.entry((row.class, group(row))).or_default() += 1.0;
         }
@@ -240,6 +250,15 @@ fn key(
     if let Some(clip) = item.clip {
         key.extend(contents[clip]);
         key.extend(library.clips()[clip].source.as_bytes());
+    }
+    if item.form.is_made() {
+        key.extend(MADE_VERSION.to_le_bytes());
+        key.push(u8::from(item.class == labels.alerting()));
+    }
+    if item.form == Form::Scene {
+        key.extend(seed.to_le_bytes());
+        key.extend(item.copy.to_le_bytes());
+        return key;
     }
     let random = !matches!(item.form, Form::Plain | Form::BandLimited | Form::Quiet);
     if random {

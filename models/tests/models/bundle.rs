@@ -5,7 +5,7 @@ use std::path::Path;
 
 use ecosight_models::bundle::{
     BackboneSpec, Calibration, GoldenClip, HEAD_FILE, MANIFEST_FILE, Manifest, Normalisation,
-    RuleSpec, SCHEMA, StreamSpec, write_bundle,
+    RuleSpec, SCHEMA, SecondSpec, StreamSpec, write_bundle,
 };
 use ecosight_models::features::stream_len;
 use ecosight_models::onnx::{Attribute, Dim, GraphWriter};
@@ -68,8 +68,19 @@ pub(crate) fn manifest(streams: &[&str]) -> Manifest {
             architecture: "yamnet-v1".to_owned(),
             trained_on_sha256: "0".repeat(64),
         }),
+        second: None,
         golden: Vec::new(),
         files: Vec::new(),
+    }
+}
+
+/// A second ear that hears a stream which no bundle of these tests declares.
+fn second() -> SecondSpec {
+    SecondSpec {
+        name: "small".to_owned(),
+        version: "1.0.0".to_owned(),
+        share: 0.25,
+        streams: vec!["compact".to_owned()],
     }
 }
 
@@ -146,7 +157,7 @@ fn a_changed_file_is_refused_by_name() {
 #[test]
 fn a_broken_manifest_is_refused_by_field() {
     type Breakage = (&'static str, fn(&mut Manifest));
-    let breakages: [Breakage; 18] = [
+    let breakages: [Breakage; 20] = [
         ("schema", |m| m.schema = "ecosight.bundle/2".to_owned()),
         ("name", |m| m.name = "Ear One".to_owned()),
         ("version", |m| m.version = String::new()),
@@ -164,6 +175,8 @@ fn a_broken_manifest_is_refused_by_field() {
         ("calibration.temperature", |m| {
             m.calibration = Calibration::Softmax { temperature: 0.0 };
         }),
+        ("second.share", |m| m.second = Some(SecondSpec { share: 1.0, ..second() })),
+        ("second.streams", |m| m.second = Some(second())),
         ("detector[0].class", |m| m.detector[0].class = "bang".to_owned()),
         ("detector[0].confirm_windows", |m| m.detector[0].confirm_windows = 0),
         ("golden[0].scores[0]", |m| {
@@ -294,7 +307,7 @@ fn a_hostile_or_unfit_head_is_refused() {
         graph.node("Gemm", &["x", "w"], "y", &[Attribute::Int("transB", 1)]);
     };
     let out = [Dim::Batch, Dim::Fixed(2)];
-    let heads: [(&str, Vec<u8>, &str); 9] = [
+    let heads: [(&str, Vec<u8>, &str); 11] = [
         ("empty", Vec::new(), "no ONNX"),
         ("text", b"hello, I am a head".to_vec(), ""),
         ("other size", linear_head(T - 1, 2), ""),
@@ -332,6 +345,24 @@ fn a_hostile_or_unfit_head_is_refused() {
                 g.output("q", &out);
             }),
             "nothing makes output `q`",
+        ),
+        (
+            "a slice to where the input says",
+            build(&|g| {
+                g.int_constant("x.from", &[0]);
+                g.int_constant("x.axis", &[1]);
+                g.node("Slice", &["x", "x.from", "x", "x.axis"], "y", &[]);
+                g.output("y", &out);
+            }),
+            "node `y`",
+        ),
+        (
+            "a slice backwards",
+            build(&|g| {
+                g.columns("x", 5..3, "y");
+                g.output("y", &out);
+            }),
+            "node `y`",
         ),
         (
             "absurd padding",

@@ -13,6 +13,8 @@ mod golden;
 mod import;
 mod release;
 mod scene;
+#[cfg(feature = "train")]
+mod second_ear;
 mod tflite_writer;
 #[cfg(feature = "train")]
 mod training;

@@ -21,7 +21,7 @@ impl Noise {
 }
 
 /// Three seconds of hiss, and in it a thud that decays over `decay_s`, or none.
-fn sound(seed: u64, thud: Option<f32>) -> Vec<f32> {
+pub(crate) fn sound(seed: u64, thud: Option<f32>) -> Vec<f32> {
     let mut noise = Noise(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
     for _ in 0..9 {
         noise.next();
@@ -54,12 +54,13 @@ fn write_wav(path: &Path, samples: &[f32]) {
     writer.finalize().unwrap();
 }
 
-struct Forest {
+/// Labelled sounds in a folder.
+pub(crate) struct Forest {
     dir: tempfile::TempDir,
 }
 
 impl Forest {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let mut manifest = String::from("path,label,recording_id,source,licence\n");
         for index in 0..36 {
@@ -84,16 +85,16 @@ impl Forest {
         forest
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
     #[allow(clippy::disallowed_methods, reason = "test fixtures need no durable write")]
-    fn write(&self, name: &str, text: &str) {
+    pub(crate) fn write(&self, name: &str, text: &str) {
         std::fs::write(self.path(name), text).unwrap();
     }
 
-    fn run(&self, arguments: &[&str]) -> Output {
+    pub(crate) fn run(&self, arguments: &[&str]) -> Output {
         Command::new(env!("CARGO_BIN_EXE_ecosight-models"))
             .current_dir(self.dir.path())
             .env("XDG_CACHE_HOME", self.path("cache"))
@@ -103,7 +104,11 @@ impl Forest {
     }
 
     fn train(&self, out: &str, data: &str, recipe: &str) -> Output {
-        self.run(&[
+        self.train_with(out, data, recipe, &[])
+    }
+
+    pub(crate) fn train_with(&self, out: &str, data: &str, recipe: &str, more: &[&str]) -> Output {
+        let arguments = [
             "train",
             "--data",
             data,
@@ -123,11 +128,12 @@ impl Forest {
             "thud",
             "--version",
             "1.0.0",
-        ])
+        ];
+        self.run(&[&arguments[..], more].concat())
     }
 }
 
-fn text(bytes: &[u8]) -> String {
+pub(crate) fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
@@ -213,4 +219,27 @@ fn what_cannot_be_trained_is_refused_by_name_and_nothing_is_written() {
     refused("torn.csv", "recipe.json", "torn.wav");
     forest.write("quiet.csv", "path,label\nforest2.wav,forest\nforest5.wav,forest\n");
     refused("quiet.csv", "recipe.json", "gun_shot");
+}
+
+/// Scenes and staged shots are learnt from, beside the recordings, and nothing is judged on them.
+#[test]
+fn synthetic_scenes_are_learnt_from_and_not_judged_on() {
+    let forest = Forest::new();
+    let evaluation = |out: &str, more: &[&str]| {
+        let output = forest.train_with(out, "manifest.csv", "recipe.json", more);
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        let bytes = std::fs::read(forest.path(out).join("evaluation.json")).unwrap();
+        serde_json::from_slice::<ecosight_models::train::artifact::Evaluation>(&bytes).unwrap()
+    };
+    let plain = evaluation("plain", &[]);
+    let more = evaluation("more", &["--scenes", "2", "--staged", "6"]);
+    assert_eq!((more.copies.scenes, more.copies.staged), (2, 6));
+    // Two minutes of 124 windows each, less those around ten shots, and six shots.
+    let windows = more.windows - plain.windows;
+    assert!((80..240).contains(&windows), "{windows}");
+    assert_eq!(more.judgement.background_clips, plain.judgement.background_clips);
+    let clips = |evaluation: &ecosight_models::train::artifact::Evaluation| -> Vec<usize> {
+        evaluation.shipped.recall.iter().map(|line| line.clips).collect()
+    };
+    assert_eq!(clips(&more), clips(&plain));
 }
