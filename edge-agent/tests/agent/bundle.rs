@@ -70,16 +70,17 @@ impl Thud {
         graph.constant("weights", &[transient::LEN, 2], &weights);
         graph.constant("bias", &[2], &[-0.5 * EVEN_ODDS_DB, 0.5 * EVEN_ODDS_DB]);
         if self.breaks {
-            // Above so many decibels infinity less infinity is added, which is no number.
+            // Above so many decibels the root of a negative number is taken, which is none, and nothing
+            // times that is none either.
             let mut loud = vec![0.0; transient::LEN * 2];
-            loud[thud * 2] = 1.0;
-            loud[thud * 2 + 1] = 1.0;
+            loud[thud * 2] = -1.0;
+            loud[thud * 2 + 1] = -1.0;
             graph.constant("loud", &[transient::LEN, 2], &loud);
-            graph.constant("limit", &[2], &[-BREAKS_DB; 2]);
-            graph.constant("huge", &[2, 2], &[f32::MAX, f32::MAX, -f32::MAX, -f32::MAX]);
-            graph.node("Gemm", &["features", "loud", "limit"], "over", &[]);
-            graph.node("Relu", &["over"], "excess", &[]);
-            graph.node("Gemm", &["excess", "huge"], "broken", &[]);
+            graph.constant("limit", &[2], &[BREAKS_DB; 2]);
+            graph.constant("nothing", &[2, 2], &[0.0; 4]);
+            graph.node("Gemm", &["features", "loud", "limit"], "room", &[]);
+            graph.node("Sqrt", &["room"], "root", &[]);
+            graph.node("Gemm", &["root", "nothing"], "broken", &[]);
             graph.node("Gemm", &["features", "weights", "bias"], "well", &[]);
             graph.node("Add", &["well", "broken"], "logits", &[]);
         } else {
