@@ -359,7 +359,10 @@ fn a_hostile_or_unfit_head_is_refused() {
         (
             "a slice backwards",
             build(&|g| {
-                g.columns("x", 5..3, "y");
+                for (name, value) in [("x.from", 5), ("x.to", 3), ("x.axis", 1)] {
+                    g.int_constant(name, &[value]);
+                }
+                g.node("Slice", &["x", "x.from", "x.to", "x.axis"], "y", &[]);
                 g.output("y", &out);
             }),
             "node `y`",
