@@ -139,7 +139,11 @@ impl World {
         let ranger = Program::start("ranger", &built("ecosight-cloud"), watch, folder.path())?;
         let _ = rustls::crypto::ring::default_provider().install_default();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let client = reqwest::Client::builder().timeout(Duration::from_secs(10)).build()?;
+        // A connection that idles while a test waits is closed by the server, and nobody would notice.
+        let client = reqwest::Client::builder()
+            .timeout(Duration::from_secs(10))
+            .pool_max_idle_per_host(0)
+            .build()?;
         let (server, station) = (None, None);
         let mut world =
             Self { broker, server, station, ranger, http_port, folder, model, client, runtime };
