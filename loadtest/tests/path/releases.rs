@@ -39,7 +39,8 @@ impl Releases {
         replaces: Option<&str>,
     ) -> Result<String> {
         let (_, version) = name_and_version(bundle)?;
-        let out = self.folder.join(format!("{version}-{counter}.release"));
+        let way = if replaces.is_some() { "back" } else { "on" };
+        let out = self.folder.join(format!("{version}-{counter}-{way}.release"));
         let counter = counter.to_string();
         let mut arguments = vec!["release", "sign", "--bundle", text(bundle)?];
         arguments.extend(["--key", text(&self.key)?, "--version", &version]);
