@@ -99,7 +99,7 @@ bench-api: ## Measure the server: /predict, overload, ingest
 
 bench-alerts: ## Measure sound to alert: 240 shots, four stations at real time (nine minutes)
 	@$(SETUP) need_compiler; need_rust
-	cargo build --release --workspace --all-features --bins
+	cargo build --release --workspace --all-features --bins --examples
 	take_yamnet $(CARGO_TARGET_DIR)/release
 	$(CARGO_TARGET_DIR)/release/ecosight-load alerts --at-least 200
 

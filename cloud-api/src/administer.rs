@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use ecosight_models::durable;
+use ecosight_models::{durable, one_line};
 use ecosight_shared::DeviceId;
 
 use crate::access::{Passwords, Role, Secret, Topics, mosquitto_hash};
@@ -123,7 +123,10 @@ pub async fn mosquitto_acl(config: &Config, options: &cli::MosquittoAcl) -> Resu
             tokio::time::sleep(FOLLOW_EVERY).await;
             let followed = write_access(&store, options, server.as_deref(), &mut written).await;
             if let Err(error) = followed {
-                tracing::warn!("the broker's files are not up to date, trying again: {error:#}");
+                tracing::warn!(
+                    "the broker's files are not up to date, trying again: {}",
+                    one_line(&*error)
+                );
             }
         }
     }

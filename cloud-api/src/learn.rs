@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use ecosight_models::durable;
 use ecosight_models::train::dataset::{Clip, read_listed};
+use ecosight_models::{durable, one_line};
 use tokio::time::sleep;
 use uuid::Uuid;
 
@@ -64,7 +64,7 @@ pub async fn import_samples(config: &Config, options: &cli::ImportSamples) -> Re
         match import_one(&samples, clip, &sounds).await {
             Ok((class, true)) => *by_class.entry(class).or_default() += 1,
             Ok((_, false)) => known += 1,
-            Err(error) => refused.push(format!("{name}: {error:#}")),
+            Err(error) => refused.push(format!("{name}: {}", one_line(&*error))),
         }
     }
     let taken: usize = by_class.values().sum();

@@ -7,6 +7,7 @@ use ecosight_cloud::cli::{Cli, Command, SamplesCommand, Settings};
 use ecosight_cloud::clock::Clock;
 use ecosight_cloud::config::{Config, default_file};
 use ecosight_cloud::{administer, doctor, http, learn, log, server, training, watch};
+use ecosight_models::one_line;
 
 /// Exit code for a command line or a configuration that cannot be used.
 const USAGE: u8 = 2;
@@ -97,7 +98,7 @@ fn configured(settings: &Settings) -> Result<Config, ExitCode> {
 
 fn finished(result: anyhow::Result<()>) -> ExitCode {
     if let Err(error) = result {
-        log::complain(&format!("{error:#}"));
+        log::complain(&one_line(&*error));
         return ExitCode::FAILURE;
     }
     ExitCode::SUCCESS

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Result;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use ecosight_models::one_line;
 use tracing_subscriber::EnvFilter;
 
 use crate::clock::{Clock, rfc3339};
@@ -217,7 +218,7 @@ impl CommandLine {
             Ok(true) => ExitCode::SUCCESS,
             Ok(false) => ExitCode::FAILURE,
             Err(error) => {
-                say(&format!("error: {error:#}"));
+                say(&format!("error: {}", one_line(&*error)));
                 ExitCode::FAILURE
             }
         }

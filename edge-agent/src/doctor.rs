@@ -6,7 +6,7 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use ecosight_models::{Classifier, LoadError};
+use ecosight_models::{Classifier, LoadError, one_line};
 use serde::Serialize;
 
 use crate::config::{Config, SourceKind};
@@ -275,10 +275,7 @@ fn source(config: &Config) -> Check {
             Check::fail(name, "opens, but no sound comes", "look at source.path")
         }
         Ok(()) => Check::pass(name, "opens, and sound comes"),
-        Err(error) => {
-            let found = format!("{:#}", anyhow::Error::new(error));
-            Check::fail(name, found, "look at source.kind and source.path")
-        }
+        Err(error) => Check::fail(name, one_line(&error), "look at source.kind and source.path"),
     }
 }
 

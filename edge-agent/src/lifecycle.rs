@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use ecosight_models::one_line;
 use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::{JoinHandle, JoinSet};
@@ -97,7 +98,7 @@ impl Tasks {
                     let Some(ended) = ended else { break };
                     let (name, outcome) = ended.context("a task panicked")?;
                     if let Err(error) = outcome {
-                        tracing::error!(task = name, error = format!("{error:#}"), "task failed");
+                        tracing::error!(task = name, error = one_line(&*error), "task failed");
                         failure.get_or_insert(error.context(format!("{name} failed")));
                         again.get_or_insert_with(|| stop_in_time(stages.clone()));
                     }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
-use ecosight_models::{Bundle, Classifier, DetectorOutput, Event, SAMPLE_RATE_HZ};
+use ecosight_models::{Bundle, Classifier, DetectorOutput, Event, SAMPLE_RATE_HZ, one_line};
 use serde::Serialize;
 
 use crate::command::{ReplayArgs, print};
@@ -50,7 +50,7 @@ pub fn replay(config: &Config, args: &ReplayArgs) -> Result<bool> {
         let source = config::Source { speed: args.speed.speed(), repeat: false, ..source };
         if let Err(error) = replay_one(&name, &source, config, classifier.clone(), args.json) {
             all_heard = false;
-            tracing::error!("{name}: {error:#}");
+            tracing::error!("{name}: {}", one_line(&*error));
         }
     }
     Ok(all_heard)

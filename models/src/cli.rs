@@ -13,8 +13,8 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
-use ecosight_models::SAMPLE_RATE_HZ;
 use ecosight_models::scene::{self, cli::SceneArgs};
+use ecosight_models::{SAMPLE_RATE_HZ, one_line};
 
 /// EcoSight's models: judge sound files, look into bundles, import YAMNet.
 #[derive(Debug, Parser)]
@@ -89,7 +89,7 @@ pub(crate) fn run() -> ExitCode {
         // Whoever read our output has seen enough, as in `… | head`.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            eprintln!("error: {}", one_line(&*error));
             ExitCode::FAILURE
         }
     }

@@ -13,6 +13,7 @@ mod fused;
 pub mod heard;
 pub mod logmel;
 mod network_plan;
+mod one_line;
 pub mod onnx;
 pub mod release;
 pub mod scene;
@@ -28,6 +29,7 @@ pub use classifier::{Choice, Classifier, ClassifierOptions, ClassifyError, LoadE
 pub use detector::{Detector, DetectorOutput, Event};
 pub use features::{FeatureExtractor, Features};
 pub use fused::{KERNELS_ENV, KernelChoice, LayerTime, Machine, UnknownKernels};
+pub use one_line::one_line;
 pub use window::{Extras, Window, Windower};
 
 /// Rate of all sound inside EcoSight, samples per second, mono.

@@ -11,7 +11,7 @@ use clap::Args;
 use ecosight_models::audio::DecodeLimits;
 use ecosight_models::eval::paired_peak;
 use ecosight_models::heard::Heard;
-use ecosight_models::{Classifier, ClassifierOptions, durable};
+use ecosight_models::{Classifier, ClassifierOptions, durable, one_line};
 use serde::{Deserialize, Serialize};
 use tokio::process::Command;
 use tokio::sync::watch;
@@ -176,7 +176,7 @@ pub fn run_judge(arguments: &JudgeArguments) -> Result<ExitCode> {
     for (number, sound) in plan.sounds.iter().enumerate() {
         let heard: Result<Vec<Words>> = models.iter().map(|model| listen(model, sound)).collect();
         if let Err(error) = &heard {
-            log_line(&format!("{}: {error:#}", sound.display()));
+            log_line(&format!("{}: {}", sound.display(), one_line(&**error)));
         }
         let heard = heard.ok();
         for (place, words) in words.iter_mut().enumerate() {

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use ecosight_models::audio::AudioReader;
+use ecosight_models::one_line;
 use sha2::{Digest, Sha256};
 
 use super::{Begin, Read, Source, SourceError, block, decode_limits};
@@ -74,7 +75,7 @@ impl Files {
             }
             Err(error) if self.single => Err(error),
             Err(error) => {
-                let problem = format!("{:#}", anyhow::Error::new(error));
+                let problem = one_line(&error);
                 tracing::warn!(problem, "recording passed over");
                 self.item += 1;
                 self.skip = 0;
