@@ -8,7 +8,7 @@ FROM generate_series(0, 999) AS d;
 INSERT INTO telemetry (device_id, boot, seq, site_id, unix_us, received_us, agent_version, model_tag,
     uptime_s, windows, inference_p50_us, inference_p99_us, dropped_samples, gaps, outbox_records,
     outbox_oldest_s, outbox_dropped, clips_pending, disk_free_mib, noise_floor_dbfs, source)
-SELECT md5('device' || d)::uuid, 1, m, 'site-' || d % 20, now_us - m * 60000000, now_us - m * 60000000,
+SELECT md5('device' || d)::uuid, 1, m, 'site-' || d % 20, now_us - m * 60000000::bigint, now_us - m * 60000000::bigint,
     '0.1.0', '01020304', m * 60, m * 125, 2000, 4000, 0, 0, 0, 0, 0, 0, 9000, -55, 'healthy'
 FROM generate_series(0, 999) AS d, generate_series(1, 1000) AS m,
     (SELECT (extract(epoch FROM now()) * 1e6)::bigint AS now_us) AS clock;
