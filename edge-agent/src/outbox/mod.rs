@@ -4,8 +4,8 @@
 //!
 //! # Format
 //!
-//! One SQLite file, `outbox.db`, in WAL mode with `synchronous = FULL`: a commit is on the disk
-//! when it returns. The tables are in `schema.sql`. `records` holds encoded envelopes by (boot,
+//! One SQLite file, `outbox.db`, in WAL mode with `synchronous = FULL` and `psow = 0`: a commit is on
+//! the disk when it returns, and nothing that is written after it shares a sector with it. The tables are in `schema.sql`. `records` holds encoded envelopes by (boot,
 //! seq); `clips` names the files that wait for upload; `open_events` the alerts whose detection
 //! is still to come; `replay` how far a recording has been heard. An operator may read the file
 //! with `sqlite3` while the agent runs.
@@ -22,14 +22,16 @@
 //! 4. Records are read in the order of their importance, then of their writing.
 //! 5. A record's time changes once at most, when the clock becomes known ([`Outbox::correct`]); its
 //!    number and its event's id never do.
-//! 6. A damaged file is kept aside under another name, what can still be read is taken over,
-//!    and the agent starts.
+//! 6. A damaged file is kept aside under another name, what can still be read is taken over (records,
+//!    clips that wait, open events, the place of a replay), and the agent starts.
 //!
 //! One task owns the only connection and nobody can cancel it in the middle of a transaction.
 //! It takes all requests that wait, 64 at most, into one transaction: one flush of the disk for
 //! many records.
 
+mod repair;
 mod store;
+mod survey;
 mod writer;
 
 use std::collections::BTreeMap;
@@ -46,7 +48,8 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use crate::clip::ClipFile;
 use crate::correction::Correction;
 
-pub use store::{FILE, Survey, survey};
+pub use store::FILE;
+pub use survey::{Survey, survey};
 
 /// How urgently a record is sent, and how late it is given up. Smaller is more urgent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -268,8 +271,19 @@ pub enum OutboxError {
 pub struct Found {
     /// Highest boot that wrote into it.
     pub last_boot: u32,
-    /// Where a damaged file went, and how many of its records were taken over.
-    pub damaged: Option<(PathBuf, u64)>,
+    /// What became of a damaged file.
+    pub damaged: Option<Damaged>,
+}
+
+/// A damaged file, and what could be saved of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Damaged {
+    /// Where it went.
+    pub aside: PathBuf,
+    /// Records that were taken over.
+    pub records: u64,
+    /// Clips that were taken over.
+    pub clips: u64,
 }
 
 /// A closed outbox, checked; opened for writing by [`Opened::start`].
