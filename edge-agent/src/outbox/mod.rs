@@ -12,9 +12,9 @@
 //!
 //! # Laws
 //!
-//! 1. A record leaves only when a receipt of the cloud covers it, or when `max_records` is
-//!    exceeded: then the oldest of the least important kind goes, and is counted. A broker's
-//!    acknowledgement removes nothing.
+//! 1. A record leaves only when a receipt of the cloud covers it, when `max_records` is exceeded (then
+//!    the oldest of the least important kind goes), or by law 7; each that was given up is counted. A
+//!    broker's acknowledgement removes nothing.
 //! 2. (boot, seq) is given to one record and never again, also across a lost or damaged file.
 //! 3. What one [`Outbox::append`] brings is there whole after a crash, or not at all: an alert
 //!    with its open event, a detection with its clip and the end of its open event, all with the
@@ -24,6 +24,8 @@
 //!    number and its event's id never do.
 //! 6. A damaged file is kept aside under another name, what can still be read is taken over (records,
 //!    clips that wait, open events, the place of a replay), and the agent starts.
+//! 7. On a full disk telemetry goes, then detections, the oldest first, when there is no sound left to
+//!    give up ([`Outbox::make_room`]). Alerts never go.
 //!
 //! One task owns the only connection and nobody can cancel it in the middle of a transaction.
 //! It takes all requests that wait, 64 at most, into one transaction: one flush of the disk for
@@ -207,8 +209,9 @@ pub struct Level {
     pub alerts: u64,
     /// When the oldest was written, unix µs.
     pub oldest_us: Option<i64>,
-    /// Records given up since the start because of `max_records`.
-    pub dropped: u64,
+    /// Records given up since the start, because of `max_records` or a full disk, by
+    /// [`Priority`].
+    pub dropped: [u64; 3],
     /// Clips that wait for upload.
     pub clips: u64,
     /// Bytes of those clips.
@@ -393,6 +396,23 @@ impl Outbox {
     /// See [`OutboxError`].
     pub async fn clips(&self) -> Result<Vec<ClipRow>, OutboxError> {
         self.ask(|reply| writer::Request::Clips { reply }).await
+    }
+
+    /// The clip to give up first: of the least important, the oldest.
+    ///
+    /// # Errors
+    /// See [`OutboxError`].
+    pub async fn least_clip(&self) -> Result<Option<ClipRow>, OutboxError> {
+        self.ask(|reply| writer::Request::LeastClip { reply }).await
+    }
+
+    /// Makes room on a full disk: the log is folded into the file; if that is not enough, some of
+    /// the oldest records go that are no alerts. Returns how many.
+    ///
+    /// # Errors
+    /// [`OutboxError::Full`] if there is no room even for that: try again later.
+    pub async fn make_room(&self) -> Result<u64, OutboxError> {
+        self.ask(|reply| writer::Request::MakeRoom { reply }).await
     }
 
     /// Adds a clip that no event of the outbox brought; nothing if its id is known.

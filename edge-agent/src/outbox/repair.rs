@@ -79,7 +79,7 @@ pub(super) async fn salvage(path: &Path) -> Salvage {
     let boot = sqlx::query_scalar::<_, i64>("SELECT max(boot) FROM boots");
     let boot = boot.fetch_one(&mut connection).await.map_or(0, |boot| boot as u32);
     saved.last_boot = saved.records.iter().map(|row| row.boot).fold(boot, u32::max);
-    let mut store = Store::over(connection);
+    let mut store = Store::over(connection, path);
     saved.position = store.position().await.unwrap_or_default();
     let _ = store.close().await;
     saved

@@ -1,24 +1,31 @@
 //! The file of the outbox and its SQL.
 
 use std::fmt::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ecosight_shared::{
     ClipFormat, DeviceId, Envelope, EventId, Header, MAX_ENVELOPE_LEN, Message, RecordId, SeqRange,
     TimeQuality,
 };
+use rustix::fs::{FallocateFlags, fallocate};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteRow};
 use sqlx::{Connection, Row as _};
 use uuid::Uuid;
 
 use crate::correction::Correction;
+use crate::health::free_bytes;
 
 use super::repair::{Salvage, move_aside, salvage};
 use super::{ClipRow, Damaged, Found, OpenDraft, OpenEvent, OutboxError, Priority, ReplayPosition, Row};
 
 /// Name of the file in the data directory.
 pub const FILE: &str = "outbox.db";
+
+/// Space that is taken so that it can be given back: see [`Store::fill_ballast`].
+const BALLAST_FILE: &str = "outbox.ballast";
+/// As much as the log may have to put into the file: SQLite folds it at 1000 pages.
+const BALLAST: u64 = 4 << 20;
 
 const FORMAT: i64 = 1;
 const SCHEMA: &str = include_str!("schema.sql");
@@ -37,6 +44,7 @@ type Result<T, E = OutboxError> = std::result::Result<T, E>;
 #[derive(Debug)]
 pub(super) struct Store {
     connection: SqliteConnection,
+    directory: PathBuf,
 }
 
 impl Store {
@@ -63,13 +71,13 @@ impl Store {
     }
 
     /// What is open already, as it is: for reading what is left of a damaged file.
-    pub(super) fn over(connection: SqliteConnection) -> Self {
-        Self { connection }
+    pub(super) fn over(connection: SqliteConnection, path: &Path) -> Self {
+        Self { connection, directory: path.parent().unwrap_or(path).to_owned() }
     }
 
     async fn open_checked(path: &Path) -> Result<Self> {
         let connection = SqliteConnection::connect_with(&options(path).create_if_missing(true)).await?;
-        let mut store = Self { connection };
+        let mut store = Self::over(connection, path);
         match store.prepare(path).await {
             Ok(()) => Ok(store),
             Err(error) => {
@@ -252,6 +260,15 @@ impl Store {
         rows.iter().map(|row| clip_row(row).map_err(OutboxError::of)).collect()
     }
 
+    /// The oldest of the least important clips.
+    pub(super) async fn least_clip(&mut self) -> Result<Option<ClipRow>> {
+        let row =
+            sqlx::query("SELECT * FROM clips ORDER BY priority DESC, created_us, event LIMIT 1")
+                .fetch_optional(&mut self.connection)
+                .await?;
+        row.map(|row| clip_row(&row).map_err(OutboxError::of)).transpose()
+    }
+
     pub(super) async fn forget_clip(&mut self, event: EventId) -> Result<()> {
         sqlx::query("DELETE FROM clips WHERE event = $1")
             .bind(&event.0.as_bytes()[..])
@@ -421,6 +438,41 @@ impl Store {
                 .map(|row| Ok((row.try_get("class")?, unsigned(row, "sample")?)))
                 .collect::<sqlx::Result<_>>()?,
         }))
+    }
+
+    /// Folds the log into the file and cuts it to nothing, as far as there is room; gives the bytes
+    /// gained.
+    pub(super) async fn fold(&mut self) -> u64 {
+        let before = free_bytes(&self.directory).unwrap_or(0);
+        let folded =
+            sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").fetch_all(&mut self.connection).await;
+        if let Err(error) = folded {
+            tracing::debug!(%error, "the log is not folded");
+        }
+        free_bytes(&self.directory).unwrap_or(0).saturating_sub(before)
+    }
+
+    /// Keeps room for what must be written on a full disk before anything can be given up.
+    pub(super) fn fill_ballast(&self) {
+        let path = self.directory.join(BALLAST_FILE);
+        let plenty = free_bytes(&self.directory).is_some_and(|free| free >= 2 * BALLAST);
+        if path.exists() || !plenty {
+            return;
+        }
+        let mut options = std::fs::OpenOptions::new();
+        let filled = options
+            .create_new(true)
+            .write(true)
+            .open(&path)
+            .and_then(|file| Ok(fallocate(file, FallocateFlags::empty(), 0, BALLAST)?));
+        if let Err(error) = filled {
+            tracing::debug!(%error, "no room is kept for a full disk");
+            let _ = std::fs::remove_file(&path);
+        }
+    }
+
+    pub(super) fn release_ballast(&self) {
+        let _ = std::fs::remove_file(self.directory.join(BALLAST_FILE));
     }
 
     /// Writes what was saved of a damaged file; gives how many records still prove to be such.

@@ -20,7 +20,7 @@ use super::funnel::{Drained, Inlet, Outlet, funnel};
 use super::supervision::Supervision;
 use super::{Read, Source, SourceError, usb};
 use crate::config;
-use crate::health::Health;
+use crate::health::{Health, Loss};
 
 /// Sound that waits while inference is busy.
 const RING: Duration = Duration::from_secs(10);
@@ -222,7 +222,7 @@ fn open(
         tracing::debug!(%error, "microphone driver");
         if error.kind() == ErrorKind::Xrun {
             overruns.fetch_add(1, Ordering::Relaxed);
-            health.overrun();
+            health.count(Loss::Overrun, 1);
         }
     };
     let callback = callback(format, inlet)?;

@@ -12,7 +12,7 @@ use ecosight_agent::clip::ClipFile;
 use ecosight_agent::clip::Recording;
 use ecosight_agent::clock::Clock;
 use ecosight_agent::config::Config;
-use ecosight_agent::health::Health;
+use ecosight_agent::health::{Health, Loss};
 use ecosight_agent::hearing::{Heard, Onset, channel};
 use ecosight_agent::outbox::{
     Damaged, Draft, FILE, Opened, OutboxError, Priority, Quota, ReplayPosition, Stamped, Written,
@@ -102,7 +102,7 @@ async fn over_the_quota_telemetry_goes_first_and_alerts_last() {
     assert_eq!(kinds(open.rows().await), [5, 7, 9, 10, 11, 12].map(|seq| (Priority::Alert, seq)));
     open.outbox.append(vec![alert(13)], None).await.expect("written");
     assert_eq!(kinds(open.rows().await), [7, 9, 10, 11, 12, 13].map(|seq| (Priority::Alert, seq)));
-    assert_eq!(open.outbox.level().await.expect("reads").dropped, 1 + 2 + 2 + 1 + 1);
+    assert_eq!(open.outbox.level().await.expect("reads").dropped, [1, 2, 4]);
     open.close().await;
 }
 
@@ -586,7 +586,67 @@ async fn on_a_full_disk_alerts_wait_and_none_is_lost() {
     let rows = open.rows().await;
     let of = |priority| rows.iter().filter(|row| row.priority == priority).count() as u64;
     assert_eq!((of(Priority::Alert), of(Priority::Detection)), (events, events));
-    assert!(health.clips_given_up() > 0, "the disk was really full");
+    assert!(health.lost_so_far(Loss::Clip) > 0, "the disk was really full");
+    open.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn on_a_disk_full_of_records_telemetry_goes_then_detections_and_no_alert() {
+    let folder = tempdir().expect("a directory");
+    let Some(disk) = Mount::memory("16m", folder.path()) else { return };
+    let directory = disk.at.as_path();
+    let quota = Quota { records: u64::MAX, telemetry: u64::MAX };
+    let open = Open::at(directory, 1, quota).await;
+    let (mut telemetries, mut detections) = (0, 0);
+    for batch in 0.. {
+        let is_telemetry = batch % 10 == 0;
+        let record = if is_telemetry { telemetry } else { silent_detection };
+        match open.outbox.append((0..100).map(record).collect(), None).await {
+            Ok(_) if is_telemetry => telemetries += 100,
+            Ok(_) => detections += 100,
+            Err(OutboxError::Full) => break,
+            Err(error) => panic!("{error}"),
+        }
+    }
+    let health = Arc::new(Health::default());
+    let clips = directory.join("clips");
+    std::fs::create_dir(&clips).expect("made");
+    let recorder = Recorder::new(
+        identity(),
+        Storage { clips, reserve: 0, max_clips: u64::MAX, reel: None },
+        open.outbox.clone(),
+        Arc::clone(&health),
+        "test".into(),
+        Resume::default(),
+        None,
+    );
+    let (tell, told) = channel();
+    let recording = tokio::spawn(recorder.run(told));
+    let time = Onset { unix_us: START_US, quality: TimeQuality::Network };
+    let events = 1_500;
+    let mut emptied = false;
+    for number in 1..=events {
+        let event = event(number, 0, number * 160_000, number * 160_000 + 16_000);
+        tell.send(Heard::Confirmed { event: event.clone(), time }).await.expect("listens");
+        tell.send(Heard::Closed { event, time, recording: None }).await.expect("listens");
+        let [_, gone, telemetry_gone] = open.outbox.level().await.expect("reads").dropped;
+        emptied |= telemetry_gone == telemetries;
+        assert!(gone == 0 || emptied, "{gone} detections went before the last telemetry");
+    }
+    drop(tell);
+    recording.await.expect("no panic").expect("all written in the end");
+    let dropped = open.outbox.level().await.expect("reads").dropped;
+    let rows = open.rows().await;
+    let of = |priority| rows.iter().filter(|row| row.priority == priority).count() as u64;
+    let kept = Priority::ALL.map(of);
+    assert_eq!(
+        [0, 1, 2].map(|at| kept[at] + dropped[at]),
+        [events, detections + events, telemetries],
+        "each record is there, or counted"
+    );
+    assert_eq!(kept[0], events, "every alert");
+    assert!(dropped[1] > 0 && kept[1] > 0 && kept[2] == 0, "kept {kept:?}, dropped {dropped:?}");
+    assert_eq!(health.lost_so_far(Loss::Record), 0);
     open.close().await;
 }
 
