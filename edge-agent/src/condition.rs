@@ -82,6 +82,7 @@ impl Teller {
             clip_bytes_today: self.health.clip_bytes_today(),
             bearer_sent: self.health.borne_so_far(),
             model_slot: self.health.model_slot().to_owned(),
+            canary: self.health.canary(),
             losses: self.health.loss_report(),
             power: power(&self.sysfs),
         }

@@ -112,11 +112,26 @@ pub struct StationHealth {
     /// Where the model in use lies: `factory`, or the slot `a` or `b` of an installed release.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub model_slot: String,
+    /// The last canary that was heard since the start.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub canary: Option<CanaryReport>,
     /// What was lost since the start.
     pub losses: LossReport,
     /// How the machine is fed; absent where its kernel tells nothing of it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub power: Option<PowerReport>,
+}
+
+/// How a canary was heard.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct CanaryReport {
+    /// When it was let out, RFC 3339 UTC.
+    pub time: String,
+    /// What it scored.
+    pub score: f32,
+    /// What an event of its class must score to alarm. A synthetic shot may stay below: it proves the path.
+    pub threshold: f32,
 }
 
 /// What a station lost since its start, each counted where it happened.

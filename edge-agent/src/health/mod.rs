@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use ecosight_models::{Scores, Window};
 use ecosight_shared::SourceState;
-use ecosight_shared::json::{BudgetReport, LossReport};
+use ecosight_shared::json::{BudgetReport, CanaryReport, LossReport};
 
 use crate::sound_check::Fault;
 use crate::trace::EventRow;
@@ -49,6 +49,7 @@ pub struct Health {
     clip_bytes_today: AtomicU64,
     borne: AtomicU64,
     model_slot: Mutex<&'static str>,
+    canary: Mutex<Option<CanaryReport>>,
 }
 
 /// What is reported per interval.
@@ -94,6 +95,7 @@ impl Default for Health {
             clip_bytes_today: AtomicU64::new(0),
             borne: AtomicU64::new(0),
             model_slot: Mutex::default(),
+            canary: Mutex::default(),
         }
     }
 }
@@ -227,6 +229,17 @@ impl Health {
     #[must_use]
     pub fn model_slot(&self) -> &'static str {
         *lock(&self.model_slot)
+    }
+
+    /// A canary was heard.
+    pub fn set_canary(&self, report: CanaryReport) {
+        *lock(&self.canary) = Some(report);
+    }
+
+    /// The last one since the start.
+    #[must_use]
+    pub fn canary(&self) -> Option<CanaryReport> {
+        lock(&self.canary).clone()
     }
 
     /// The bearer sent an alert.
