@@ -106,7 +106,7 @@ pub async fn examine(config: &Config) -> Vec<Check> {
         Err(error) => {
             let remedy = match &error {
                 EarError::Load(LoadError::Backbone(_)) => {
-                    "run `ecosight-models import-yamnet FILE`, or set model.yamnet"
+                    "run `sudo ecosight-agent import-yamnet --download`, or set model.yamnet"
                 }
                 EarError::Load(_) => "set model.bundle to the directory of a bundle",
                 EarError::Class { .. } => "take the class out of model.thresholds",
