@@ -12,25 +12,11 @@ use ecosight_agent::source::{self, Begin, RawPcm, Read, Source, SourceError};
 use ecosight_shared::SourceState;
 use tempfile::tempdir;
 
-use crate::support::Random;
+use crate::support::{Random, write_wav};
 
 fn noise(seed: u64, len: usize) -> Vec<i16> {
     let mut random = Random(seed);
     (0..len).map(|_| random.below(20_000) as i16 - 10_000).collect()
-}
-
-fn write_wav(path: &Path, rate: u32, samples: &[i16]) {
-    let spec = hound::WavSpec {
-        channels: 1,
-        sample_rate: rate,
-        bits_per_sample: 16,
-        sample_format: hound::SampleFormat::Int,
-    };
-    let mut writer = hound::WavWriter::create(path, spec).expect("made");
-    for sample in samples {
-        writer.write_sample(*sample).expect("written");
-    }
-    writer.finalize().expect("written");
 }
 
 fn settings(kind: SourceKind, path: &Path) -> config::Source {
@@ -193,14 +179,14 @@ fn raw_samples_come_from_a_pipe_however_it_cuts_them() {
     assert_eq!(found, as_float(&samples));
 }
 
-/// Runs a ramp: each sample tells its place, and steps by one from the one before.
-fn ramp(place: u64) -> i16 {
+/// The sample at a place of a sound whose every sample tells where it is.
+pub(crate) fn ramp(place: u64) -> i16 {
     (place % 32_000) as i16
 }
 
 /// Checks that sound between gaps is whole and that each gap lies where sound is missing; gives the samples
 /// heard and the gaps.
-fn check_ramp(reads: Vec<(Read, Vec<f32>)>) -> (u64, Vec<u64>) {
+pub(crate) fn check_ramp(reads: Vec<(Read, Vec<f32>)>) -> (u64, Vec<u64>) {
     let (mut place, mut heard, mut gaps) = (0, 0, Vec::new());
     for (read, samples) in reads {
         if let Read::Gap { lost } = read {
