@@ -42,9 +42,11 @@ rust-tests: ## Unit, property, golden, database, broker and path tests
 	take_yamnet $(CARGO_TARGET_DIR)/debug
 	cargo nextest run $(ALL)
 
-soak: ## The station's endurance tests at the size of their promises (an hour and more; as root also power cuts)
+soak: ## Endurance at the size of the promises: outages, kills, a day, power cuts (as root), shot to alert (hours)
 	@$(SETUP) cargo build $(ALL)
-	ECOSIGHT_SOAK=1 cargo nextest run $(ALL) -E 'package(ecosight-agent) & test(endurance)' --no-capture --no-fail-fast
+	take_yamnet $(CARGO_TARGET_DIR)/debug
+	ECOSIGHT_SOAK=1 cargo nextest run --profile soak $(ALL) -E 'package(ecosight-agent) & test(endurance) or package(ecosight-loadtest) & binary(path)' --no-capture --no-fail-fast
+	$(MAKE) --no-print-directory bench-alerts
 
 deb: ## The agent's Debian package (TARGET=aarch64, armv7 or amd64)
 	@exec cross/build $(or $(TARGET),aarch64)

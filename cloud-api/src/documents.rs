@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use ecosight_shared::json::StationHealth;
 use serde::Serialize;
 use utoipa::ToSchema;
 use uuid::Uuid;
@@ -77,6 +78,26 @@ pub struct DeviceDocument {
     model: Option<ModelDocument>,
     location: Option<LocationDocument>,
     telemetry: Option<TelemetryDocument>,
+    health: Option<HealthDocument>,
+}
+
+/// How a station said it is when it last told.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+struct HealthDocument {
+    /// When the whole path from sound to the server's receipt was last proved.
+    last_verified: Option<String>,
+    /// What is wrong with its sound; empty if nothing is.
+    source_faults: Vec<String>,
+    time_quality: String,
+    clock_offset_ms: Option<f64>,
+    /// What the last canary scored, and what an alarm needs.
+    canary_score: Option<f32>,
+    canary_threshold: Option<f32>,
+    /// What holds its processor back now, e.g. `under-voltage`; empty also where it cannot tell.
+    power_limits: Vec<String>,
+    supply_v: Option<f32>,
+    /// What it lost since its start, by name.
+    losses: BTreeMap<String, u64>,
 }
 
 /// A model.
@@ -248,7 +269,25 @@ impl DeviceDocument {
             model,
             location: location(row.latitude, row.longitude, row.uncertainty_m),
             telemetry: telemetry.map(TelemetryDocument::from),
+            health: row.health.and_then(|json| serde_json::from_str(&json).ok()).map(health),
         }
+    }
+}
+
+fn health(health: StationHealth) -> HealthDocument {
+    let losses = serde_json::to_value(&health.losses).and_then(serde_json::from_value);
+    let (power_limits, supply_v) =
+        health.power.map(|power| (power.limits, power.supply_v)).unwrap_or_default();
+    HealthDocument {
+        last_verified: health.last_verified,
+        source_faults: health.source_faults,
+        time_quality: health.time_quality,
+        clock_offset_ms: health.clock_offset_ms,
+        canary_score: health.canary.as_ref().map(|canary| canary.score),
+        canary_threshold: health.canary.map(|canary| canary.threshold),
+        power_limits,
+        supply_v,
+        losses: losses.unwrap_or_default(),
     }
 }
 

@@ -3,8 +3,9 @@
 //! Proof that a shot would come through: on schedule a synthetic one is mixed into the sound as it
 //! was captured, and must come out as a canary event whose receipt the cloud gives.
 //!
-//! It is mixed into a copy. A twin of windower and detector, with the same network and thresholds,
-//! hears the copy for some seconds; the real sound goes its own way untouched, so that no real shot
+//! It is mixed into a copy. A twin of windower and detector, with the same network and rules, and thresholds
+//! no higher than [`SCORE`], hears the copy for some seconds; what it scored is told beside the threshold
+//! that alarms need. The real sound goes its own way untouched, so that no real shot
 //! is ever taken for a canary and no canary ever becomes an alert. What this does not prove is the
 //! microphone itself: the test of its sound does (see [`crate::sound_check`]).
 
@@ -25,7 +26,7 @@ const PEAK: f32 = 0.5;
 const DISTANCE_M: f32 = 500.0;
 /// What it must score, if alarms need more: a shot rather than not. A threshold for alarms is higher
 /// where false ones are dear, and a synthetic shot is only like a real one.
-const SCORE: f32 = 0.5;
+pub const SCORE: f32 = 0.5;
 
 /// The shot, always the same: whoever looks at a canary knows what it must sound like.
 #[must_use]

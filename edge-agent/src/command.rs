@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Result;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
-use ecosight_models::one_line;
+use ecosight_models::{one_line, yamnet};
 use tracing_subscriber::EnvFilter;
 
 use crate::clock::{Clock, rfc3339};
@@ -58,6 +58,8 @@ enum Command {
     Enroll(EnrollArgs),
     /// Print the configuration with every setting, its default and its meaning.
     Configfile,
+    /// Bring YAMNet to this station, for all users: from a file, or with --download from where it is published.
+    ImportYamnet(yamnet::command::Arguments),
     /// Load a bundle within limits and play it its golden sounds, for `run`.
     #[command(hide = true)]
     Prove(ProveArgs),
@@ -235,7 +237,7 @@ impl CommandLine {
             Command::Why(args) => &args.config,
             Command::Support(args) => &args.config,
             Command::Enroll(args) => &args.config,
-            Command::Configfile | Command::Prove(_) => return None,
+            Command::Configfile | Command::ImportYamnet(_) | Command::Prove(_) => return None,
         };
         Some(args.config.as_deref())
     }
@@ -299,6 +301,9 @@ impl CommandLine {
             Command::Configfile => {
                 print(config::EXAMPLE)?;
                 Ok(true)
+            }
+            Command::ImportYamnet(args) => {
+                yamnet::command::run(&args, yamnet::system_path()).map(|_| true)
             }
             Command::Prove(args) => update::prove::run(&args).map(|()| true),
         }

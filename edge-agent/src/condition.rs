@@ -12,7 +12,7 @@ use ecosight_shared::SeqRange;
 use ecosight_shared::json::StationHealth;
 
 use crate::clock::{Clock, rfc3339};
-use crate::health::Health;
+use crate::health::{Health, SYSFS, power};
 use crate::reel::Reel;
 
 /// File that remembers when the station was last verified.
@@ -27,6 +27,7 @@ pub struct Teller {
     speech_redaction: &'static str,
     verified: Mutex<Verified>,
     verified_path: PathBuf,
+    sysfs: PathBuf,
 }
 
 #[derive(Debug, Default)]
@@ -56,7 +57,14 @@ impl Teller {
         let last_us =
             text.trim().parse::<jiff::Timestamp>().ok().map(jiff::Timestamp::as_microsecond);
         let verified = Mutex::new(Verified { last_us, ..Verified::default() });
-        Self { health, clock, reel, speech_redaction, verified, verified_path }
+        let sysfs = SYSFS.into();
+        Self { health, clock, reel, speech_redaction, verified, verified_path, sysfs }
+    }
+
+    /// Reads what the kernel tells of the machine from another place than `/sys`.
+    #[must_use]
+    pub fn reading(self, sysfs: &std::path::Path) -> Self {
+        Self { sysfs: sysfs.to_owned(), ..self }
     }
 
     /// How the station is now.
@@ -74,6 +82,9 @@ impl Teller {
             clip_bytes_today: self.health.clip_bytes_today(),
             bearer_sent: self.health.borne_so_far(),
             model_slot: self.health.model_slot().to_owned(),
+            canary: self.health.canary(),
+            losses: self.health.loss_report(),
+            power: power(&self.sysfs),
         }
     }
 

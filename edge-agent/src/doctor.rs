@@ -4,6 +4,7 @@
 //! that the data directory is made, and a probe file in it, which is removed again.
 
 use std::fmt::Write as _;
+use std::path::Path;
 use std::time::Duration;
 
 use ecosight_models::{Classifier, LoadError, one_line};
@@ -11,14 +12,14 @@ use serde::Serialize;
 
 use crate::config::{Config, SourceKind};
 use crate::ear::EarError;
-use crate::health::{Health, free_bytes};
+use crate::health::{Health, SYSFS, free_bytes, power};
 use crate::source::{self, Begin, Microphone, Read};
 use crate::speech::Redaction;
 use crate::update::{Place, Store};
 use crate::uplink::{Connection, Happening, options};
 use crate::{ear, update, upload};
 use ecosight_models::durable;
-use ecosight_shared::json::UpdateStep;
+use ecosight_shared::json::{PowerReport, UpdateStep};
 
 /// One thing that was looked at.
 #[derive(Clone, Debug, Serialize)]
@@ -89,6 +90,7 @@ pub async fn examine(config: &Config) -> Vec<Check> {
     checks.push(data_dir(config));
     checks.push(space(config));
     checks.push(clock());
+    checks.extend(feed(Path::new(SYSFS)));
     let (in_use, place) = update::in_use(config);
     match ear::load(&in_use) {
         Ok(classifier) => {
@@ -106,7 +108,7 @@ pub async fn examine(config: &Config) -> Vec<Check> {
         Err(error) => {
             let remedy = match &error {
                 EarError::Load(LoadError::Backbone(_)) => {
-                    "run `ecosight-models import-yamnet FILE`, or set model.yamnet"
+                    "run `sudo ecosight-agent import-yamnet --download`, or set model.yamnet"
                 }
                 EarError::Load(_) => "set model.bundle to the directory of a bundle",
                 EarError::Class { .. } => "take the class out of model.thresholds",
@@ -241,6 +243,22 @@ fn updates(config: &Config) -> Check {
         }
         None => Check::pass(name, found),
     }
+}
+
+/// How the machine is fed; nothing where its kernel tells nothing of it.
+fn feed(sysfs: &Path) -> Option<Check> {
+    let PowerReport { limits, limits_since_boot, supply_v } = power(sysfs)?;
+    let volts = supply_v.map_or_else(String::new, |volts| format!(", {volts:.2} V"));
+    let worst = if limits.is_empty() { &limits_since_boot } else { &limits };
+    if worst.is_empty() {
+        return Some(Check::pass("power", format!("nothing holds the processor back{volts}")));
+    }
+    let since = if limits.is_empty() { " since it started" } else { "" };
+    Some(Check::warn(
+        "power",
+        format!("{}{since}{volts}", worst.join(", ")),
+        "a stronger supply or a shorter, thicker cable; shade and air for the box",
+    ))
 }
 
 fn source(config: &Config) -> Check {

@@ -18,7 +18,7 @@ use ecosight_shared::json::BudgetReport;
 use crate::budget::{self, Background, Blocks, Budget, RecallCurve, log_odds};
 use crate::candidate::{Candidate, Candidates, Look};
 use crate::config::{self, Config};
-use crate::health::Health;
+use crate::health::{Health, Loss};
 use crate::speech::{Redaction, Speech};
 
 /// Windows, classifier and detector of one stream.
@@ -433,7 +433,7 @@ impl Ear {
             }
             Err(error) => {
                 // The watchdog ends an agent that classifies nothing any more.
-                self.health.not_classified(windows.len());
+                self.health.count(Loss::Window, windows.len() as u64);
                 if let Some(account) = &mut self.account {
                     account.failed += windows.len() as u64;
                     account.problem = Some(error.to_string());

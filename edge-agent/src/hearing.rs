@@ -7,13 +7,14 @@
 use std::sync::Arc;
 
 use ecosight_models::{DetectorOutput, Event, HOP_SAMPLES, SAMPLE_RATE_HZ};
+use ecosight_shared::json::CanaryReport;
 use ecosight_shared::{SourceState, TimeQuality};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::canary::{self, Canary, Outcome};
 use crate::clip::{Extent, Recording, Ring};
-use crate::clock::Clock;
+use crate::clock::{Clock, rfc3339};
 use crate::ear::Ear;
 use crate::health::Health;
 use crate::recorder::InUse;
@@ -383,6 +384,16 @@ impl Listener {
                 self.canary = None;
                 self.canary_due = end + canaries.every;
                 let time = self.hearing.timeline.at(event.onset_sample, self.now, end);
+                let report = CanaryReport {
+                    time: rfc3339(time.unix_us),
+                    score: event.score,
+                    threshold: self.hearing.ear.threshold(event.class).unwrap_or_default(),
+                };
+                if report.score < report.threshold {
+                    let CanaryReport { score, threshold, .. } = report;
+                    tracing::warn!(score, threshold, "a canary was heard, below what alarms need");
+                }
+                self.hearing.health.set_canary(report);
                 self.tell(Heard::Canary { event, time })
             }
         }

@@ -94,15 +94,17 @@ pub async fn run(config: Config, clock: Clock) -> Result<()> {
     let teller = Arc::new(teller);
     let page = page::listen(&config.page).await;
     let (tracer, entries) = trace::channel();
-    let (pieces, to_reel) = reel::channel();
+    let (pieces, to_reel) = reel::channel(&health);
     let pieces = reel.is_some().then_some(pieces);
     let mut stream =
         Stream::open(&config, classifier, &outbox, &clock, &health, tracer, pieces).await?;
     let (orders, told_to_try) = std::sync::mpsc::channel();
     stream.hearing.orders = Some(told_to_try);
     let remembering = tokio::spawn(trace::run(station.data_dir.clone(), entries));
-    let reeling =
-        reel.clone().map(|reel| tokio::spawn(reel::run(reel, Arc::clone(&identity), to_reel)));
+    let reeling = reel.clone().map(|reel| {
+        let (identity, health) = (Arc::clone(&identity), Arc::clone(&health));
+        tokio::spawn(reel::run(reel, identity, to_reel, health))
+    });
     let (heard, told) = hearing::channel();
     let stages = Stages::default();
     let mut tasks = Tasks::default();

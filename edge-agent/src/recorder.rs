@@ -14,7 +14,7 @@ use std::time::Duration;
 use ecosight_models::{Bundle, Event, SAMPLE_RATE_HZ};
 use ecosight_shared::json::{AlertDocument, Location, ModelInfo};
 use ecosight_shared::{
-    Alert, CLASS_NAME_MAX_LEN, Detection, DeviceId, EventId, Flags, ModelTag, Slug,
+    Alert, CLASS_NAME_MAX_LEN, ClipFormat, Detection, DeviceId, EventId, Flags, ModelTag, Slug,
 };
 use futures_util::StreamExt;
 use futures_util::stream::FuturesOrdered;
@@ -25,7 +25,7 @@ use tokio::time::Instant;
 use crate::clip::{self, ClipFile, Recording, guano};
 use crate::clock::rfc3339;
 use crate::condition::Teller;
-use crate::health::{Health, free_bytes};
+use crate::health::{Health, Loss, free_bytes};
 use crate::hearing::{Heard, Onset};
 use crate::outbox::{Draft, OpenDraft, OpenEvent, Outbox, OutboxError, Stamped, Written};
 use crate::reel::Reel;
@@ -336,6 +336,7 @@ impl Recorder {
             Err(error) => {
                 // Only a defect of the encoder can do this; the alert stays and is completed
                 // without a clip at the next start.
+                self.health.count(Loss::Record, 1);
                 tracing::error!(%error, "a clip's encoder failed");
                 return;
             }
@@ -368,6 +369,7 @@ impl Recorder {
         if self.waiting.len() > WAITING_MAX {
             let at = self.waiting.iter().position(|p| !p.alert).unwrap_or(0);
             let lost = self.waiting.remove(at);
+            self.health.count(Loss::Record, 1);
             tracing::error!(alert = lost.alert, "a record is lost: the disk refuses too long");
         }
     }
@@ -433,13 +435,14 @@ impl Recorder {
         match error {
             OutboxError::Full => {
                 tracing::error!(waiting = self.waiting.len(), "disk full: records wait in memory");
-                evict_oldest_clip(&self.outbox, &self.storage, &self.health).await;
+                make_room(&self.outbox, &self.storage, &self.health).await;
                 tokio::time::sleep(RETRY / 4).await;
                 Ok(())
             }
             OutboxError::Encode => {
                 // It never will fit; the others must not wait for it.
                 self.waiting.remove(0);
+                self.health.count(Loss::Record, 1);
                 tracing::error!("a record does not fit an envelope and is lost");
                 Ok(())
             }
@@ -563,37 +566,54 @@ fn save_clip(
     let short = || free_bytes(&storage.clips).is_some_and(|free| free < storage.reserve);
     while short() && storage.reel.as_ref().is_some_and(|reel| reel.evict_oldest()) {}
     if short() {
-        health.clip_given_up();
+        health.count(Loss::Clip, 1);
         tracing::error!(reserve_bytes = storage.reserve, "disk nearly full, clip not kept");
         return None;
     }
     match clip::save(&storage.clips, stem, samples, about) {
-        Ok(clip) => Some(clip),
+        Ok(clip) => {
+            if clip.reference.format != ClipFormat::Flac {
+                health.count(Loss::Flac, 1);
+                tracing::warn!(clip.name, "a FLAC file differs from its sound: it is kept as WAV");
+            }
+            Some(clip)
+        }
         Err(error) => {
-            health.clip_given_up();
+            health.count(Loss::Clip, 1);
             tracing::error!(%error, "clip not written");
             None
         }
     }
 }
 
-/// Makes room by giving up the least important clip: of the classes that do not alert first,
-/// then the oldest. Returns whether there was one.
-pub(crate) async fn evict_oldest_clip(outbox: &Outbox, storage: &Storage, health: &Health) -> bool {
-    if storage.reel.as_ref().is_some_and(|reel| reel.evict_oldest()) {
-        return true;
+/// Makes room on a full disk, with what is missed least: half a minute of the last day, a clip, records
+/// that are no alerts.
+async fn make_room(outbox: &Outbox, storage: &Storage, health: &Health) {
+    if storage.reel.as_ref().is_some_and(|reel| reel.evict_oldest())
+        || evict_clip(outbox, storage, health).await
+    {
+        return;
     }
-    // Rows come most important first and oldest first within: the victim is the first of the
-    // last importance.
-    let Ok(clips) = outbox.clips().await else { return false };
-    let Some(clip) = clips.last() else { return false };
+    match outbox.make_room().await {
+        Ok(0) => {}
+        Ok(records) => tracing::error!(records, "records given up to make room for alerts"),
+        Err(error) => tracing::warn!(%error, "no room can be made"),
+    }
+}
+
+/// Gives up a clip: of the classes that do not alert first, then the oldest. Returns whether there was
+/// one.
+pub(crate) async fn evict_clip(outbox: &Outbox, storage: &Storage, health: &Health) -> bool {
+    let Ok(Some(clip)) = outbox.least_clip().await else { return false };
     let path = storage.clips.join(&clip.name);
     // On a full disk the file must go before the row can: a row without file is passed over.
-    if let Err(error) = std::fs::remove_file(&path) {
+    let removed = std::fs::remove_file(&path);
+    let forgotten = outbox.forget_clip(clip.event).await.is_ok();
+    if let Err(error) = removed {
         tracing::warn!(%error, path = %path.display(), "cannot remove a clip");
+        return forgotten;
     }
-    let _ = outbox.forget_clip(clip.event).await;
-    health.clip_given_up();
+    health.count(Loss::Clip, 1);
     tracing::error!(event = %clip.event, "clip given up to make room");
     true
 }

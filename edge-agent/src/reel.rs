@@ -24,7 +24,7 @@ use tokio::sync::mpsc::error::TrySendError;
 use crate::clip::{Encoded, Recording, encode_with, guano, to_pcm};
 use crate::clock::rfc3339;
 use crate::config;
-use crate::health::free_bytes;
+use crate::health::{Health, Loss, free_bytes};
 use crate::hearing::Onset;
 use crate::recorder::Identity;
 
@@ -85,12 +85,13 @@ pub enum CutError {
 
 /// Hands pieces over without waiting.
 #[derive(Clone, Debug)]
-pub struct ReelSender(mpsc::Sender<Recording>);
+pub struct ReelSender(mpsc::Sender<Recording>, Arc<Health>);
 
 impl ReelSender {
     /// Keeps a piece, unless the disk is late by several.
     pub fn keep(&self, piece: Recording) {
         if let Err(TrySendError::Full(_)) = self.0.try_send(piece) {
+            self.1.count(Loss::RingPiece, 1);
             tracing::warn!("half a minute is not kept: the disk is late");
         }
     }
@@ -101,15 +102,20 @@ impl ReelSender {
     }
 }
 
-/// A sender, and what [`run`] reads.
+/// A sender, and what [`run`] reads. What is not kept is counted in `health`.
 #[must_use]
-pub fn channel() -> (ReelSender, mpsc::Receiver<Recording>) {
+pub fn channel(health: &Arc<Health>) -> (ReelSender, mpsc::Receiver<Recording>) {
     let (sender, receiver) = mpsc::channel(QUEUE);
-    (ReelSender(sender), receiver)
+    (ReelSender(sender, Arc::clone(health)), receiver)
 }
 
 /// Writes pieces until every sender is gone. A disk that refuses costs the piece.
-pub async fn run(reel: Arc<Reel>, identity: Arc<Identity>, mut pieces: mpsc::Receiver<Recording>) {
+pub async fn run(
+    reel: Arc<Reel>,
+    identity: Arc<Identity>,
+    mut pieces: mpsc::Receiver<Recording>,
+    health: Arc<Health>,
+) {
     while let Some(piece) = pieces.recv().await {
         let (reel, identity) = (Arc::clone(&reel), Arc::clone(&identity));
         let written = tokio::task::spawn_blocking(move || {
@@ -117,6 +123,7 @@ pub async fn run(reel: Arc<Reel>, identity: Arc<Identity>, mut pieces: mpsc::Rec
             reel.add(&piece, &about)
         });
         if let Ok(Err(error)) = written.await {
+            health.count(Loss::RingPiece, 1);
             tracing::warn!(%error, "half a minute is not kept");
         }
     }

@@ -16,7 +16,7 @@ use tokio::task::JoinHandle;
 use crate::clip;
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::outbox::{Opened, Outbox, OutboxError, Quota};
+use crate::outbox::{Damaged, Opened, Outbox, OutboxError, Quota};
 use crate::recorder::Storage;
 use crate::reel::{self, Reel};
 use ecosight_models::durable;
@@ -129,9 +129,10 @@ pub async fn start(config: &Config, clock: &Clock) -> anyhow::Result<Started> {
     let opened = Opened::open(data_dir, now_us).await?;
     let (known, last_boot) = (config.station.id, opened.found.last_boot);
     let station = Station::claim(data_dir, lock, known, || fresh(now_us), last_boot)?;
-    if let Some((aside, taken_over)) = &opened.found.damaged {
+    let damaged = opened.found.damaged.is_some();
+    if let Some(Damaged { aside, records, clips }) = &opened.found.damaged {
         tracing::error!(
-            kept = %aside.display(), taken_over,
+            kept = %aside.display(), records, clips,
             "the outbox was damaged; what could be read of it is in a new one"
         );
     }
@@ -151,7 +152,8 @@ pub async fn start(config: &Config, clock: &Clock) -> anyhow::Result<Started> {
     fs::create_dir_all(&storage.clips)
         .map_err(|source| StationError::Unwritable { path: storage.clips.clone(), source })?;
     let known: Vec<String> = outbox.clips().await?.into_iter().map(|clip| clip.name).collect();
-    let swept = clip::sweep(&storage.clips, &known).unwrap_or(0);
+    // A damaged outbox may have forgotten clips that somebody can still save: not at this start.
+    let swept = if damaged { 0 } else { clip::sweep(&storage.clips, &known).unwrap_or(0) };
     if swept > 0 {
         tracing::info!(files = swept, "removed clips that nothing refers to");
     }

@@ -1,8 +1,9 @@
 //! Path: clip files → upload → cloud
 //!
 //! Brings clips to the server, in pieces that survive a bad link, and removes each from the disk
-//! when the server says that it is stored. Alerts go first: while one waits for its receipt, no
-//! clip uses the link, up to a minute.
+//! when the server says that it is stored. Records go first: while one waits for its receipt, no piece of
+//! a clip uses the link, up to a minute for an alert and ten seconds for any other. A link that never
+//! brings receipts back, or an unbroken flow of records, so slows clips down and does not stop them.
 
 use std::collections::BTreeMap;
 use std::io::{Read, Seek, SeekFrom};
@@ -23,9 +24,9 @@ use tokio_util::sync::CancellationToken;
 use crate::bearer;
 use crate::clock::Clock;
 use crate::config;
-use crate::health::Health;
-use crate::outbox::{ClipRow, Outbox, OutboxError};
-use crate::recorder::{Storage, evict_oldest_clip};
+use crate::health::{Health, Loss};
+use crate::outbox::{ClipRow, Level, Outbox, OutboxError};
+use crate::recorder::{Storage, evict_clip};
 use crate::uplink::Backoff;
 
 /// Bytes of one request: a few seconds on a 3G uplink.
@@ -34,8 +35,11 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 const REQUEST_LIMIT: Duration = Duration::from_secs(60);
 /// How often the outbox is asked for clips.
 const POLL: Duration = Duration::from_secs(1);
-/// Longest that alerts hold clips up.
-const YIELD_MAX: Duration = Duration::from_secs(60);
+/// How often it is asked whether something more urgent still waits.
+const LOOK: Duration = Duration::from_millis(200);
+/// Longest that records hold a piece of a clip up: an alert, and any.
+const PATIENCE: Patience =
+    Patience { alerts: Duration::from_secs(60), records: Duration::from_secs(10) };
 /// Header by which the server tells how much it has (draft-ietf-httpbis-resumable-upload).
 const UPLOAD_OFFSET: &str = "upload-offset";
 /// Uploads whose hash did not match before the local file itself is doubted.
@@ -79,6 +83,27 @@ pub struct Uploader {
     retry_max: Duration,
     clock: Clock,
     allowance: Mutex<Allowance>,
+    patience: Patience,
+}
+
+/// How long a clip gives way.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// While an alert waits for its receipt.
+    pub alerts: Duration,
+    /// While only other records do.
+    pub records: Duration,
+}
+
+impl Patience {
+    /// How long a clip waits when the outbox is this full; nothing if it need not.
+    fn with(&self, level: &Level) -> Option<Duration> {
+        if level.alerts > 0 {
+            Some(self.alerts)
+        } else {
+            (level.records > 0).then_some(self.records)
+        }
+    }
 }
 
 /// File that remembers what was sent today.
@@ -235,7 +260,25 @@ impl Uploader {
         let max = config.max_per_day.map(|bytes| bytes.0);
         let allowance = Mutex::new(Allowance::new(max, &data_dir));
         let client = client(config)?;
-        Ok(Self { client, base, outbox, storage, device, health, retry_max, clock, allowance })
+        let patience = PATIENCE;
+        Ok(Self {
+            client,
+            base,
+            outbox,
+            storage,
+            device,
+            health,
+            retry_max,
+            clock,
+            allowance,
+            patience,
+        })
+    }
+
+    /// With another patience than a minute and ten seconds.
+    #[must_use]
+    pub fn with_patience(self, patience: Patience) -> Self {
+        Self { patience, ..self }
     }
 
     /// Uploads until `stop`, or until nothing is left after `drain`.
@@ -255,25 +298,28 @@ impl Uploader {
 
     async fn upload_all(&self, drain: &CancellationToken) -> Result<(), OutboxError> {
         let mut retries: BTreeMap<EventId, Retry> = BTreeMap::new();
-        let mut alerts_since: Option<Instant> = None;
+        // Since when something more urgent waits, or since the last clip.
+        let mut held_up_since: Option<Instant> = None;
         loop {
             let level = self.outbox.level().await?;
-            if level.clip_bytes > self.storage.max_clips {
-                evict_oldest_clip(&self.outbox, &self.storage, &self.health).await;
+            if level.clip_bytes > self.storage.max_clips
+                && evict_clip(&self.outbox, &self.storage, &self.health).await
+            {
                 continue;
             }
             if drain.is_cancelled() && (level.clips == 0 || self.base.is_none()) {
                 return Ok(());
             }
-            let alerts = (level.alerts > 0).then(|| *alerts_since.get_or_insert_with(Instant::now));
-            alerts_since = alerts;
-            let held_up = alerts.is_some_and(|since| since.elapsed() < YIELD_MAX);
+            let patience = self.patience.with(&level);
+            let since = patience.map(|_| *held_up_since.get_or_insert_with(Instant::now));
+            held_up_since = since;
+            let held_up = since.zip(patience).is_some_and(|(since, most)| since.elapsed() < most);
             let spent = !self.allows(PIECE);
             if spent && drain.is_cancelled() {
                 return Ok(());
             }
             let (Some(base), false) = (&self.base, held_up || spent || level.clips == 0) else {
-                tokio::time::sleep(POLL.min(Duration::from_millis(200))).await;
+                tokio::time::sleep(LOOK).await;
                 continue;
             };
             let clips = self.outbox.clips().await?;
@@ -285,7 +331,20 @@ impl Uploader {
                 continue;
             };
             self.attempt(base, clip, &mut retries).await?;
+            held_up_since = None;
         }
+    }
+
+    /// Waits while something more urgent does, for so long and no longer.
+    async fn give_way(&self) -> Result<(), OutboxError> {
+        let began = Instant::now();
+        while let Some(most) = self.patience.with(&self.outbox.level().await?) {
+            if began.elapsed() >= most {
+                break;
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+        Ok(())
     }
 
     async fn attempt(
@@ -302,7 +361,7 @@ impl Uploader {
             }
             Err(Failure::Gone(problem)) => {
                 tracing::error!(event = %clip.event, problem, "clip lost on this station");
-                self.health.clip_given_up();
+                self.health.count(Loss::Clip, 1);
                 return self.forget(clip).await;
             }
             Err(Failure::Later(problem)) => problem,
@@ -319,7 +378,7 @@ impl Uploader {
         retry.mismatches += mismatched;
         if retry.mismatches >= MISMATCHES_MAX && !self.is_intact(clip) {
             tracing::error!(event = %clip.event, "clip damaged on this station's disk");
-            self.health.clip_given_up();
+            self.health.count(Loss::Clip, 1);
             return self.forget(clip).await;
         }
         let pause = retry.backoff.pause();
@@ -354,6 +413,7 @@ impl Uploader {
         }
         let mut state = self.declare(base, clip).await?;
         let data = join(base, &format!("api/v1/clips/{}/data", clip.event))?;
+        let mut first = true;
         while state.status != "stored" {
             if state.offset >= clip.bytes {
                 // All there, and the server still looks at it.
@@ -363,6 +423,9 @@ impl Uploader {
                     return Err(Failure::Later(format!("server says {}", state.status)));
                 }
                 continue;
+            }
+            if !std::mem::take(&mut first) {
+                self.give_way().await.map_err(|error| Failure::Later(error.to_string()))?;
             }
             let piece = read_piece(&path, state.offset, clip.bytes)
                 .map_err(|e| Failure::Gone(e.to_string()))?;

@@ -148,13 +148,16 @@ pub fn text(answer: &Answer) -> String {
     }
     for row in &answer.traces.candidates {
         let CandidateRow { unix_us, class, score, confirmation, threshold, stopped, .. } = row;
+        let scores: Vec<String> = row.scores.iter().map(|score| format!("{score:.2}")).collect();
         let _ = writeln!(
             text,
             "{}  candidate  {class} score {score:.3}, confirmation {confirmation:.3}, threshold \
-             {threshold:.3}; stopped by {stopped}; {:.1} dBFS over {:.1}",
+             {threshold:.3}; stopped by {stopped}; {:.1} dBFS over {:.1}; all classes in the \
+             model's order {}",
             rfc3339(*unix_us),
             row.level_dbfs,
-            row.noise_floor_dbfs
+            row.noise_floor_dbfs,
+            scores.join(" ")
         );
     }
     text

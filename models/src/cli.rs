@@ -3,7 +3,6 @@
 //! Exit codes: 0 done, 1 something failed (the message says what and what to do), 2 wrong usage.
 
 mod classify;
-mod import_yamnet;
 mod inspect;
 mod release;
 
@@ -14,7 +13,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 use ecosight_models::scene::{self, cli::SceneArgs};
-use ecosight_models::{SAMPLE_RATE_HZ, one_line};
+use ecosight_models::{SAMPLE_RATE_HZ, one_line, yamnet};
 
 /// EcoSight's models: judge sound files, look into bundles, import YAMNet.
 #[derive(Debug, Parser)]
@@ -31,7 +30,7 @@ enum Command {
     /// Say what a bundle is, what it was measured to do, and whether it is whole.
     Inspect(inspect::Arguments),
     /// Turn Google's published YAMNet (a TFLite file) into the file that EcoSight runs.
-    ImportYamnet(import_yamnet::Arguments),
+    ImportYamnet(yamnet::command::Arguments),
     /// Keys, and bundles signed for stations.
     #[command(subcommand)]
     Release(release::Command),
@@ -70,7 +69,9 @@ pub(crate) fn run() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Classify(arguments) => classify::run(&arguments),
         Command::Inspect(arguments) => inspect::run(&arguments),
-        Command::ImportYamnet(arguments) => import_yamnet::run(&arguments),
+        Command::ImportYamnet(arguments) => {
+            yamnet::command::run(&arguments, yamnet::default_path())
+        }
         Command::Release(command) => release::run(&command),
         Command::Scene(arguments) => write_scene(&arguments),
         #[cfg(feature = "train")]

@@ -4,6 +4,7 @@ pub mod accept;
 mod archive;
 mod backbone;
 mod class_names;
+pub mod command;
 pub mod download;
 mod export;
 mod flatbuffer;
@@ -20,7 +21,7 @@ pub use export::to_onnx;
 pub use flatbuffer::Malformed;
 pub use import::{ImportError, MAX_FILE_BYTES, read_tflite};
 pub use network::{CLASSES, Conv, ConvShape, EMBEDDING_LEN, Network, conv_shapes};
-pub use place::{ENV, candidates, default_path, find, is_named};
+pub use place::{ENV, candidates, default_path, find, is_named, system_path};
 
 /// Name of the network in manifests.
 pub const ARCHITECTURE: &str = "yamnet-v1";

@@ -112,6 +112,70 @@ pub struct StationHealth {
     /// Where the model in use lies: `factory`, or the slot `a` or `b` of an installed release.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub model_slot: String,
+    /// The last canary that was heard since the start.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub canary: Option<CanaryReport>,
+    /// What was lost since the start.
+    pub losses: LossReport,
+    /// How the machine is fed; absent where its kernel tells nothing of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub power: Option<PowerReport>,
+}
+
+/// How a canary was heard.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct CanaryReport {
+    /// When it was let out, RFC 3339 UTC.
+    pub time: String,
+    /// What it scored.
+    pub score: f32,
+    /// What an event of its class must score to alarm. A synthetic shot may stay below: it proves the path.
+    pub threshold: f32,
+}
+
+/// What a station lost since its start, each counted where it happened.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LossReport {
+    /// Samples at 16 kHz that are known to be missing.
+    pub dropped_samples: u64,
+    /// Interruptions of the sound.
+    pub gaps: u32,
+    /// Overruns that the sound driver told of; how much each cost nobody knows.
+    pub overruns: u64,
+    /// Windows that the model failed on.
+    pub failed_windows: u64,
+    /// Clips that were not written, or removed before they were uploaded.
+    pub clips_given_up: u64,
+    /// Clips that are WAV because their FLAC differed from the sound.
+    pub flac_failures: u64,
+    /// Pieces of half a minute that are missing in the ring.
+    pub ring_pieces: u64,
+    /// Telemetry that the disk refused.
+    pub telemetry_refused: u64,
+    /// Records that could not be written at all.
+    pub records_lost: u64,
+    /// Alerts that went because the outbox held too many records.
+    pub alerts_given_up: u64,
+    /// Detections that went because the outbox held too many records, or the disk was full.
+    pub detections_given_up: u64,
+    /// Telemetry that went for the same reasons.
+    pub telemetry_given_up: u64,
+}
+
+/// How a machine is fed.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PowerReport {
+    /// What holds the processor back now: `under-voltage`, `frequency capped`, `throttled`,
+    /// `soft temperature limit`.
+    pub limits: Vec<String>,
+    /// What held it back since the machine started.
+    pub limits_since_boot: Vec<String>,
+    /// Voltage of the supply, where a sensor tells it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub supply_v: Option<f32>,
 }
 
 /// What a false-alarm budget does to a class.

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use ecosight_shared::json::{
-    ActiveModel, CommandReply, ConnectionState, ModelInfo, StatusDocument, UpdateDocument,
+    self, ActiveModel, CommandReply, ConnectionState, ModelInfo, StatusDocument, UpdateDocument,
 };
 use ecosight_shared::{
     Alert, CLASS_NAME_MAX_LEN, Detection, DeviceId, Envelope, EventId, Flags, Header, Message,
@@ -233,9 +233,18 @@ fn status(site: &str, device: DeviceId, payload: &[u8]) -> Result<Option<Station
     if payload.len() > STATUS_MAX_BYTES {
         return Err(Fault::unknown("the status is too long"));
     }
-    let document: StatusDocument = serde_json::from_slice(payload)
+    let document: json::StationStatus = serde_json::from_slice(payload)
         .map_err(|error| Fault::unknown(&format!("the status is not as it should be: {error}")))?;
-    checked_status(site, device, document).map(Some).map_err(|reason| Fault::unknown(&reason))
+    let json::StationStatus { status, health } = document;
+    let mut status =
+        checked_status(site, device, status).map_err(|reason| Fault::unknown(&reason))?;
+    // Written anew: what nobody knows of, and a NUL, does not get into the database. One that is too
+    // long is no reason to doubt the rest.
+    status.health = health
+        .and_then(|health| serde_json::to_string(&health).ok())
+        .map(|health| health.replace("\\u0000", "?"))
+        .filter(|health| health.len() <= KEPT_BYTES);
+    Ok(Some(status))
 }
 
 /// An answer to a command that had no id that could be read answers nothing.
@@ -304,6 +313,7 @@ fn checked_status(
         model_version: version,
         classes,
         location: location.map(|place| (place.lat, place.lon, place.uncertainty_m)),
+        health: None,
     })
 }
 

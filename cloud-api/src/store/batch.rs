@@ -108,6 +108,8 @@ pub struct StationStatus {
     pub model_version: String,
     pub classes: Vec<String>,
     pub location: Option<(f64, f64, Option<f32>)>,
+    /// `StationHealth` in JSON; absent in a last will.
+    pub health: Option<String>,
 }
 
 /// A payload that is no record, kept aside for a person to look at.
@@ -258,7 +260,8 @@ macro_rules! upsert_devices {
         for status in &$batch.statuses {
             sqlx::query(
                 "UPDATE devices SET name = $2, state = $3, agent_version = $4, model_tag = $5, \
-                 latitude = $6, longitude = $7, uncertainty_m = $8 WHERE id = $1",
+                 latitude = $6, longitude = $7, uncertainty_m = $8, \
+                 health = coalesce($9, health) WHERE id = $1",
             )
             .bind(status.device)
             .bind(&status.name)
@@ -268,6 +271,7 @@ macro_rules! upsert_devices {
             .bind(status.location.map(|(latitude, _, _)| latitude))
             .bind(status.location.map(|(_, longitude, _)| longitude))
             .bind(status.location.and_then(|(_, _, radius_m)| radius_m).map(f64::from))
+            .bind(&status.health)
             .execute(&mut *$tx)
             .await?;
         }

@@ -32,6 +32,8 @@ pub struct DeviceRow {
     pub longitude: Option<f64>,
     /// Metres.
     pub uncertainty_m: Option<f64>,
+    /// How it said it is, `StationHealth` in JSON, once it told.
+    pub health: Option<String>,
 }
 
 /// One minute's telemetry.
@@ -60,7 +62,7 @@ macro_rules! select_device {
         concat!(
             "SELECT d.id, d.name, d.site_id, d.state, d.last_seen_us, d.agent_version, d.model_tag, \
              m.name AS model_name, m.version AS model_version, \
-             d.latitude, d.longitude, d.uncertainty_m \
+             d.latitude, d.longitude, d.uncertainty_m, d.health \
              FROM devices d LEFT JOIN models m ON m.tag = d.model_tag ",
             $rest
         )

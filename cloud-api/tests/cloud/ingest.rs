@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use ecosight_loadtest::{Broker, BrokerError};
-use ecosight_shared::json::ConnectionState;
+use ecosight_shared::json::{
+    CanaryReport, ConnectionState, LossReport, PowerReport, StationHealth,
+};
 use ecosight_shared::{DeviceId, Envelope, EventId, Flags, Message, TimeQuality, Topic};
 use sqlx::Connection as _;
 
@@ -91,6 +93,48 @@ async fn stored_receipted_and_told_once(server: &Server, mqtt_port: u16) {
     let ids: BTreeSet<&str> = alerts.iter().map(|event| event["id"].as_str().unwrap()).collect();
     assert_eq!(told.keys().map(String::as_str).collect::<BTreeSet<_>>(), ids);
     assert!(told.values().all(|&times| times == 1), "{told:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn how_a_station_says_it_is_is_kept_and_shown_also_when_it_is_gone() {
+    let server = Server::start(&[]).await;
+    let id = device(1);
+    let station = Station::connect(server.mqtt_port, "station", &receipts_of(id)).await;
+    let shown = async |state: &str| {
+        for _ in 0..200 {
+            let devices = server.wait_for_items("/api/v1/devices", 1).await;
+            if devices[0]["state"] == state {
+                return devices[0]["health"].clone();
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        panic!("it is not shown as {state}:\n{}", server.log());
+    };
+    let health = StationHealth {
+        last_verified: Some("2026-03-01T06:00:00Z".into()),
+        time_quality: "network".into(),
+        clock_offset_ms: Some(1.5),
+        source_faults: vec!["flat line\0".into()],
+        canary: Some(CanaryReport { score: 0.75, threshold: 0.5, ..CanaryReport::default() }),
+        losses: LossReport { clips_given_up: 3, ..LossReport::default() },
+        power: Some(PowerReport {
+            limits: vec!["under-voltage".into()],
+            supply_v: Some(4.75),
+            ..PowerReport::default()
+        }),
+        ..StationHealth::default()
+    };
+    station.send_health(&status(id, ConnectionState::Online), Some(health)).await;
+    let told = shown("online").await;
+    assert_eq!(told["last_verified"], "2026-03-01T06:00:00Z");
+    assert_eq!((&told["canary_score"], &told["canary_threshold"]), (&0.75.into(), &0.5.into()));
+    assert_eq!((&told["power_limits"][0], &told["supply_v"]), (&"under-voltage".into(), &4.75.into()));
+    assert_eq!((&told["clock_offset_ms"], &told["time_quality"]), (&1.5.into(), &"network".into()));
+    assert_eq!(told["losses"]["clips_given_up"], 3);
+    assert_eq!(told["source_faults"][0], "flat line?");
+    // A last will says nothing of it.
+    station.send_status(&status(id, ConnectionState::Offline)).await;
+    assert_eq!(shown("offline").await, told);
 }
 
 /// A station whose clock became known puts right the time of what still waits: of an event that nobody

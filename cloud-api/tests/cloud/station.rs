@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use ecosight_cloud::store::{Batch, Content, EventDraft, StationStatus, StoredRecord};
-use ecosight_shared::json::{ConnectionState, ModelInfo, StatusDocument};
+use ecosight_shared::json::{self, ConnectionState, ModelInfo, StationHealth, StatusDocument};
 use ecosight_shared::{
     Alert, ClipFormat, ClipRef, Detection, DeviceId, Envelope, EventId, Flags, Header,
     MAX_ENVELOPE_LEN, Message, ModelTag, RecordId, SourceState, Telemetry, TimeQuality, Topic,
@@ -143,6 +143,7 @@ pub(crate) fn stored_status(device: DeviceId) -> StationStatus {
         model_version: model.version,
         classes: model.classes,
         location: Some((-1.5, 36.25, Some(10.0))),
+        health: None,
     }
 }
 
@@ -273,9 +274,19 @@ impl Station {
     }
 
     pub(crate) async fn send_status(&self, document: &StatusDocument) {
+        self.send_health(document, None).await;
+    }
+
+    /// The same with how it is.
+    pub(crate) async fn send_health(
+        &self,
+        document: &StatusDocument,
+        health: Option<StationHealth>,
+    ) {
         let topic = Topic::Status(SITE, DeviceId(document.device_id));
         let options = PublishOptions::new(QoS::AtLeastOnce).retained();
-        let payload = serde_json::to_vec(document).unwrap();
+        let document = json::StationStatus { status: document.clone(), health };
+        let payload = serde_json::to_vec(&document).unwrap();
         self.client.publish(topic.to_string(), payload, options).await.unwrap();
     }
 

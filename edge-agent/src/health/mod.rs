@@ -4,6 +4,7 @@
 mod histogram;
 mod host;
 mod live;
+mod losses;
 mod report;
 
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
@@ -12,15 +13,18 @@ use std::time::{Duration, Instant};
 
 use ecosight_models::{Scores, Window};
 use ecosight_shared::SourceState;
-use ecosight_shared::json::BudgetReport;
+use ecosight_shared::json::{BudgetReport, CanaryReport, LossReport};
 
 use crate::sound_check::Fault;
 use crate::trace::EventRow;
 
 pub use histogram::Histogram;
-pub use host::{cpu_temperature_dc, free_bytes};
+pub use host::{SYSFS, cpu_temperature_dc, free_bytes, power};
 pub use live::{BANDS, Live};
+pub use losses::Loss;
 pub use report::Reporter;
+
+use losses::Losses;
 
 /// Counters since the agent started.
 #[derive(Debug)]
@@ -31,10 +35,9 @@ pub struct Health {
     reads: AtomicU64,
     frames: AtomicU64,
     windows: AtomicU64,
-    failed_windows: AtomicU64,
     dropped_samples: AtomicU64,
     gaps: AtomicU32,
-    clips_given_up: AtomicU64,
+    losses: Losses,
     minute: Mutex<Minute>,
     /// What is wrong with sound that does arrive.
     faults: Mutex<Vec<Fault>>,
@@ -46,6 +49,7 @@ pub struct Health {
     clip_bytes_today: AtomicU64,
     borne: AtomicU64,
     model_slot: Mutex<&'static str>,
+    canary: Mutex<Option<CanaryReport>>,
 }
 
 /// What is reported per interval.
@@ -79,10 +83,9 @@ impl Default for Health {
             reads: AtomicU64::new(0),
             frames: AtomicU64::new(0),
             windows: AtomicU64::new(0),
-            failed_windows: AtomicU64::new(0),
             dropped_samples: AtomicU64::new(0),
             gaps: AtomicU32::new(0),
-            clips_given_up: AtomicU64::new(0),
+            losses: Losses::default(),
             minute: Mutex::new(Minute::default()),
             faults: Mutex::default(),
             budgets: Mutex::default(),
@@ -92,6 +95,7 @@ impl Default for Health {
             clip_bytes_today: AtomicU64::new(0),
             borne: AtomicU64::new(0),
             model_slot: Mutex::default(),
+            canary: Mutex::default(),
         }
     }
 }
@@ -227,6 +231,17 @@ impl Health {
         *lock(&self.model_slot)
     }
 
+    /// A canary was heard.
+    pub fn set_canary(&self, report: CanaryReport) {
+        *lock(&self.canary) = Some(report);
+    }
+
+    /// The last one since the start.
+    #[must_use]
+    pub fn canary(&self) -> Option<CanaryReport> {
+        lock(&self.canary).clone()
+    }
+
     /// The bearer sent an alert.
     pub fn borne(&self) {
         self.borne.fetch_add(1, Ordering::Relaxed);
@@ -278,20 +293,27 @@ impl Health {
         }
     }
 
-    /// Windows could not be classified.
-    pub fn not_classified(&self, windows: usize) {
-        self.failed_windows.fetch_add(windows as u64, Ordering::Relaxed);
+    /// Something was lost.
+    pub fn count(&self, what: Loss, times: u64) {
+        self.losses.add(what, times);
     }
 
-    /// A clip was not written, or removed before it was uploaded.
-    pub fn clip_given_up(&self) {
-        self.clips_given_up.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// Clips given up so far.
+    /// How often that was lost so far.
     #[must_use]
-    pub fn clips_given_up(&self) -> u64 {
-        self.clips_given_up.load(Ordering::Relaxed)
+    pub fn lost_so_far(&self, what: Loss) -> u64 {
+        self.losses.of(what)
+    }
+
+    /// So many records the outbox has given up, by priority.
+    pub fn set_records_given_up(&self, dropped: [u64; 3]) {
+        self.losses.set_records(dropped);
+    }
+
+    /// All that was lost since the start.
+    #[must_use]
+    pub fn loss_report(&self) -> LossReport {
+        let (dropped_samples, gaps) = self.losses();
+        self.losses.report(dropped_samples, gaps)
     }
 
     /// Samples lost and gaps so far.

@@ -2,14 +2,14 @@
 //!
 //! Telemetry once a minute, as a record like any other.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use ecosight_shared::Telemetry;
 use tokio_util::sync::CancellationToken;
 
-use super::{Health, Minute, cpu_temperature_dc, free_bytes};
+use super::{Health, Loss, Minute, SYSFS, cpu_temperature_dc, free_bytes};
 use crate::clock::Clock;
 use crate::outbox::{Draft, Level, Outbox, OutboxError, Stamped};
 use crate::recorder::Identity;
@@ -43,7 +43,10 @@ impl Reporter {
                 () = stop.cancelled() => return Ok(()),
                 _ = ticks.tick() => match self.report().await {
                     Err(OutboxError::Stopped) => return Err(OutboxError::Stopped),
-                    Err(error) => tracing::warn!(%error, "telemetry not written"),
+                    Err(error) => {
+                        self.health.count(Loss::Telemetry, 1);
+                        tracing::warn!(%error, "telemetry not written");
+                    }
                     Ok(()) => {}
                 }
             }
@@ -52,6 +55,7 @@ impl Reporter {
 
     async fn report(&self) -> Result<(), OutboxError> {
         let level = self.outbox.level().await?;
+        self.health.set_records_given_up(level.dropped);
         let minute = self.health.take_minute();
         let telemetry = self.telemetry(level, minute);
         let record = Stamped {
@@ -80,10 +84,10 @@ impl Reporter {
             gaps,
             outbox_records: small(level.records),
             outbox_oldest_s: u32::try_from(age_us / 1_000_000).unwrap_or(0),
-            outbox_dropped: small(level.dropped),
+            outbox_dropped: small(level.dropped.iter().sum()),
             clips_pending: small(level.clips),
             disk_free_mib: small(free_mib),
-            cpu_temperature_dc: cpu_temperature_dc(),
+            cpu_temperature_dc: cpu_temperature_dc(Path::new(SYSFS)),
             noise_floor_dbfs: median(&mut minute.noise_floors_dbfs),
             source: pulse.source,
         }

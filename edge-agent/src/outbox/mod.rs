@@ -4,17 +4,17 @@
 //!
 //! # Format
 //!
-//! One SQLite file, `outbox.db`, in WAL mode with `synchronous = FULL`: a commit is on the disk
-//! when it returns. The tables are in `schema.sql`. `records` holds encoded envelopes by (boot,
+//! One SQLite file, `outbox.db`, in WAL mode with `synchronous = FULL` and `psow = 0`: a commit is on
+//! the disk when it returns, and nothing that is written after it shares a sector with it. The tables are in `schema.sql`. `records` holds encoded envelopes by (boot,
 //! seq); `clips` names the files that wait for upload; `open_events` the alerts whose detection
 //! is still to come; `replay` how far a recording has been heard. An operator may read the file
 //! with `sqlite3` while the agent runs.
 //!
 //! # Laws
 //!
-//! 1. A record leaves only when a receipt of the cloud covers it, or when `max_records` is
-//!    exceeded: then the oldest of the least important kind goes, and is counted. A broker's
-//!    acknowledgement removes nothing.
+//! 1. A record leaves only when a receipt of the cloud covers it, when `max_records` is exceeded (then
+//!    the oldest of the least important kind goes), or by law 7; each that was given up is counted. A
+//!    broker's acknowledgement removes nothing.
 //! 2. (boot, seq) is given to one record and never again, also across a lost or damaged file.
 //! 3. What one [`Outbox::append`] brings is there whole after a crash, or not at all: an alert
 //!    with its open event, a detection with its clip and the end of its open event, all with the
@@ -22,14 +22,18 @@
 //! 4. Records are read in the order of their importance, then of their writing.
 //! 5. A record's time changes once at most, when the clock becomes known ([`Outbox::correct`]); its
 //!    number and its event's id never do.
-//! 6. A damaged file is kept aside under another name, what can still be read is taken over,
-//!    and the agent starts.
+//! 6. A damaged file is kept aside under another name, what can still be read is taken over (records,
+//!    clips that wait, open events, the place of a replay), and the agent starts.
+//! 7. On a full disk telemetry goes, then detections, the oldest first, when there is no sound left to
+//!    give up ([`Outbox::make_room`]). Alerts never go.
 //!
 //! One task owns the only connection and nobody can cancel it in the middle of a transaction.
 //! It takes all requests that wait, 64 at most, into one transaction: one flush of the disk for
 //! many records.
 
+mod repair;
 mod store;
+mod survey;
 mod writer;
 
 use std::collections::BTreeMap;
@@ -46,7 +50,8 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use crate::clip::ClipFile;
 use crate::correction::Correction;
 
-pub use store::{FILE, Survey, survey};
+pub use store::FILE;
+pub use survey::{Survey, survey};
 
 /// How urgently a record is sent, and how late it is given up. Smaller is more urgent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -204,8 +209,9 @@ pub struct Level {
     pub alerts: u64,
     /// When the oldest was written, unix µs.
     pub oldest_us: Option<i64>,
-    /// Records given up since the start because of `max_records`.
-    pub dropped: u64,
+    /// Records given up since the start, because of `max_records` or a full disk, by
+    /// [`Priority`].
+    pub dropped: [u64; 3],
     /// Clips that wait for upload.
     pub clips: u64,
     /// Bytes of those clips.
@@ -268,8 +274,19 @@ pub enum OutboxError {
 pub struct Found {
     /// Highest boot that wrote into it.
     pub last_boot: u32,
-    /// Where a damaged file went, and how many of its records were taken over.
-    pub damaged: Option<(PathBuf, u64)>,
+    /// What became of a damaged file.
+    pub damaged: Option<Damaged>,
+}
+
+/// A damaged file, and what could be saved of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Damaged {
+    /// Where it went.
+    pub aside: PathBuf,
+    /// Records that were taken over.
+    pub records: u64,
+    /// Clips that were taken over.
+    pub clips: u64,
 }
 
 /// A closed outbox, checked; opened for writing by [`Opened::start`].
@@ -379,6 +396,23 @@ impl Outbox {
     /// See [`OutboxError`].
     pub async fn clips(&self) -> Result<Vec<ClipRow>, OutboxError> {
         self.ask(|reply| writer::Request::Clips { reply }).await
+    }
+
+    /// The clip to give up first: of the least important, the oldest.
+    ///
+    /// # Errors
+    /// See [`OutboxError`].
+    pub async fn least_clip(&self) -> Result<Option<ClipRow>, OutboxError> {
+        self.ask(|reply| writer::Request::LeastClip { reply }).await
+    }
+
+    /// Makes room on a full disk: the log is folded into the file; if that is not enough, some of
+    /// the oldest records go that are no alerts. Returns how many.
+    ///
+    /// # Errors
+    /// [`OutboxError::Full`] if there is no room even for that: try again later.
+    pub async fn make_room(&self) -> Result<u64, OutboxError> {
+        self.ask(|reply| writer::Request::MakeRoom { reply }).await
     }
 
     /// Adds a clip that no event of the outbox brought; nothing if its id is known.

@@ -1,5 +1,6 @@
-//! All SQL of the outbox, and the repair of a damaged file.
+//! The file of the outbox and its SQL.
 
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -7,17 +8,24 @@ use ecosight_shared::{
     ClipFormat, DeviceId, Envelope, EventId, Header, MAX_ENVELOPE_LEN, Message, RecordId, SeqRange,
     TimeQuality,
 };
-use serde::Serialize;
+use rustix::fs::{FallocateFlags, fallocate};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteRow};
 use sqlx::{Connection, Row as _};
 use uuid::Uuid;
 
 use crate::correction::Correction;
+use crate::health::free_bytes;
 
-use super::{ClipRow, Found, OpenDraft, OpenEvent, OutboxError, Priority, ReplayPosition, Row};
+use super::repair::{Salvage, move_aside, salvage};
+use super::{ClipRow, Damaged, Found, OpenDraft, OpenEvent, OutboxError, Priority, ReplayPosition, Row};
 
 /// Name of the file in the data directory.
 pub const FILE: &str = "outbox.db";
+
+/// Space that is taken so that it can be given back: see [`Store::fill_ballast`].
+const BALLAST_FILE: &str = "outbox.ballast";
+/// As much as the log may have to put into the file: SQLite folds it at 1000 pages.
+const BALLAST: u64 = 4 << 20;
 
 const FORMAT: i64 = 1;
 const SCHEMA: &str = include_str!("schema.sql");
@@ -36,6 +44,7 @@ type Result<T, E = OutboxError> = std::result::Result<T, E>;
 #[derive(Debug)]
 pub(super) struct Store {
     connection: SqliteConnection,
+    directory: PathBuf,
 }
 
 impl Store {
@@ -51,18 +60,24 @@ impl Store {
                 tracing::error!(%error, kept = %aside.display(), "outbox damaged, moved aside");
                 move_aside(&path, &aside)?;
                 let mut store = Self::open_checked(&path).await?;
-                let (rows, last_boot) = salvage(&aside).await;
-                let taken = store.take_over(&rows).await?;
-                let found = Found { last_boot, damaged: Some((aside, taken)) };
-                Ok((store, found))
+                let saved = salvage(&aside).await;
+                let records = store.take_over(&saved).await?;
+                let (last_boot, clips) = (saved.last_boot, saved.clips.len() as u64);
+                let damaged = Some(Damaged { aside, records, clips });
+                Ok((store, Found { last_boot, damaged }))
             }
             Err(error) => Err(error),
         }
     }
 
+    /// What is open already, as it is: for reading what is left of a damaged file.
+    pub(super) fn over(connection: SqliteConnection, path: &Path) -> Self {
+        Self { connection, directory: path.parent().unwrap_or(path).to_owned() }
+    }
+
     async fn open_checked(path: &Path) -> Result<Self> {
-        let connection = SqliteConnection::connect_with(&options(path)).await?;
-        let mut store = Self { connection };
+        let connection = SqliteConnection::connect_with(&options(path).create_if_missing(true)).await?;
+        let mut store = Self::over(connection, path);
         match store.prepare(path).await {
             Ok(()) => Ok(store),
             Err(error) => {
@@ -245,6 +260,15 @@ impl Store {
         rows.iter().map(|row| clip_row(row).map_err(OutboxError::of)).collect()
     }
 
+    /// The oldest of the least important clips.
+    pub(super) async fn least_clip(&mut self) -> Result<Option<ClipRow>> {
+        let row =
+            sqlx::query("SELECT * FROM clips ORDER BY priority DESC, created_us, event LIMIT 1")
+                .fetch_optional(&mut self.connection)
+                .await?;
+        row.map(|row| clip_row(&row).map_err(OutboxError::of)).transpose()
+    }
+
     pub(super) async fn forget_clip(&mut self, event: EventId) -> Result<()> {
         sqlx::query("DELETE FROM clips WHERE event = $1")
             .bind(&event.0.as_bytes()[..])
@@ -416,11 +440,46 @@ impl Store {
         }))
     }
 
-    /// Writes rows of a damaged file that still prove to be records.
-    async fn take_over(&mut self, rows: &[Row]) -> Result<u64> {
+    /// Folds the log into the file and cuts it to nothing, as far as there is room; gives the bytes
+    /// gained.
+    pub(super) async fn fold(&mut self) -> u64 {
+        let before = free_bytes(&self.directory).unwrap_or(0);
+        let folded =
+            sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").fetch_all(&mut self.connection).await;
+        if let Err(error) = folded {
+            tracing::debug!(%error, "the log is not folded");
+        }
+        free_bytes(&self.directory).unwrap_or(0).saturating_sub(before)
+    }
+
+    /// Keeps room for what must be written on a full disk before anything can be given up.
+    pub(super) fn fill_ballast(&self) {
+        let path = self.directory.join(BALLAST_FILE);
+        let plenty = free_bytes(&self.directory).is_some_and(|free| free >= 2 * BALLAST);
+        if path.exists() || !plenty {
+            return;
+        }
+        let mut options = std::fs::OpenOptions::new();
+        let filled = options
+            .create_new(true)
+            .write(true)
+            .open(&path)
+            .and_then(|file| Ok(fallocate(file, FallocateFlags::empty(), 0, BALLAST)?));
+        if let Err(error) = filled {
+            tracing::debug!(%error, "no room is kept for a full disk");
+            let _ = std::fs::remove_file(&path);
+        }
+    }
+
+    pub(super) fn release_ballast(&self) {
+        let _ = std::fs::remove_file(self.directory.join(BALLAST_FILE));
+    }
+
+    /// Writes what was saved of a damaged file; gives how many records still prove to be such.
+    async fn take_over(&mut self, saved: &Salvage) -> Result<u64> {
         self.begin().await?;
         let mut taken = 0;
-        for row in rows {
+        for row in &saved.records {
             let Ok(envelope) = Envelope::decode(&row.envelope) else { continue };
             let kind = envelope.message.kind();
             let document = row.document.as_deref();
@@ -428,17 +487,43 @@ impl Store {
                 .await?;
             taken += 1;
         }
+        for (clip, priority, created_us) in &saved.clips {
+            self.insert_clip(clip, *priority, *created_us).await?;
+        }
+        for open in &saved.open_events {
+            let device = DeviceId(Uuid::nil());
+            self.open_event(open.event, device, open.unix_us, open.time_quality, &open.known)
+                .await?;
+        }
+        if let Some(position) = &saved.position {
+            self.set_position(position).await?;
+        }
         self.commit().await?;
         Ok(taken)
     }
 }
 
 /// Nothing here makes SQLite read the file: [`Store::prepare`] does, where a failure can be closed.
-fn options(path: &Path) -> SqliteConnectOptions {
-    SqliteConnectOptions::new()
-        .filename(path)
-        .create_if_missing(true)
-        .busy_timeout(Duration::from_secs(5))
+pub(super) fn options(path: &Path) -> SqliteConnectOptions {
+    SqliteConnectOptions::new().filename(uri(path)).busy_timeout(Duration::from_secs(5))
+}
+
+/// The name under which SQLite opens `path` so that a commit shares no sector with the one after it
+/// (`psow=0`): a write that power cuts short may spoil the rest of its sector, and that must not be
+/// the end of a commit that was called durable. See `docs/decisions/0009`.
+///
+/// A URI, in which every byte but letters and digits is escaped: whatever a path holds, it is the path.
+fn uri(path: &Path) -> String {
+    let mut uri = "file:".to_owned();
+    for byte in path.as_os_str().as_encoded_bytes() {
+        if byte.is_ascii_alphanumeric() {
+            uri.push(char::from(*byte));
+        } else {
+            // Writing into a text never fails.
+            let _ = write!(uri, "%{byte:02X}");
+        }
+    }
+    uri + "?psow=0"
 }
 
 async fn pragma(
@@ -458,115 +543,27 @@ async fn pragma(
     }
 }
 
-/// Moves the file, and what belongs to it, to `aside`.
-fn move_aside(path: &Path, aside: &Path) -> Result<()> {
-    for suffix in ["-wal", "-shm", ""] {
-        let with_suffix = |base: &Path| {
-            let mut name = base.as_os_str().to_owned();
-            name.push(suffix);
-            PathBuf::from(name)
-        };
-        let from = with_suffix(path);
-        match std::fs::rename(&from, with_suffix(aside)) {
-            // SQLite removes its side files itself when it could fold them in.
-            Err(source) if source.kind() == std::io::ErrorKind::NotFound && !suffix.is_empty() => {}
-            result => result.map_err(|source| OutboxError::Aside { path: from, source })?,
-        }
-    }
-    ecosight_models::durable::sync_folder_of(path)
-        .map_err(|source| OutboxError::Aside { path: path.into(), source })
-}
-
-/// What an outbox holds, seen from outside, also while the station runs.
-#[derive(Debug, Default, Serialize)]
-pub struct Survey {
-    /// Records by kind: 1 alert, 2 detection, 3 telemetry.
-    pub records: std::collections::BTreeMap<i64, i64>,
-    /// Clips that wait for upload.
-    pub clips: i64,
-    /// Alerts whose detection is still to come.
-    pub open_events: i64,
-    /// Why it could not be looked at.
-    pub problem: Option<String>,
-}
-
-/// Looks at the outbox in `data_dir`.
-pub async fn survey(data_dir: &Path) -> Survey {
-    let mut survey = Survey::default();
-    if let Err(error) = look(&data_dir.join(FILE), &mut survey).await {
-        survey.problem = Some(error.to_string());
-    }
-    survey
-}
-
-async fn look(path: &Path, survey: &mut Survey) -> sqlx::Result<()> {
-    let options = SqliteConnectOptions::new().filename(path).create_if_missing(false);
-    let mut connection = SqliteConnection::connect_with(&options).await?;
-    let rows = sqlx::query("SELECT kind, count(*) AS n FROM records GROUP BY kind")
-        .fetch_all(&mut connection)
-        .await?;
-    for row in rows {
-        survey.records.insert(row.try_get("kind")?, row.try_get("n")?);
-    }
-    survey.clips =
-        sqlx::query_scalar("SELECT count(*) FROM clips").fetch_one(&mut connection).await?;
-    survey.open_events =
-        sqlx::query_scalar("SELECT count(*) FROM open_events").fetch_one(&mut connection).await?;
-    connection.close().await
-}
-
-/// Reads what can be read of a damaged file: whole rows up to the first that fails, from either
-/// end. Their envelopes carry checksums, so that what is wrong is found out.
-async fn salvage(path: &Path) -> (Vec<Row>, u32) {
-    let mut rows = std::collections::BTreeMap::new();
-    let mut last_boot = 0;
-    let Ok(mut connection) = SqliteConnection::connect_with(
-        &SqliteConnectOptions::new().filename(path).create_if_missing(false),
-    )
-    .await
-    else {
-        return (Vec::new(), 0);
-    };
-    for query in [
-        "SELECT id, boot, seq, priority, envelope, document FROM records ORDER BY id",
-        "SELECT id, boot, seq, priority, envelope, document FROM records ORDER BY id DESC",
-    ] {
-        use futures_util::StreamExt;
-        let mut stream = sqlx::query(query).fetch(&mut connection);
-        while let Some(Ok(row)) = stream.next().await {
-            if let Ok(row) = record_row(&row) {
-                last_boot = last_boot.max(row.boot);
-                rows.insert((row.boot, row.seq), row);
-            }
-        }
-    }
-    let boot = sqlx::query_scalar::<_, i64>("SELECT max(boot) FROM boots");
-    if let Ok(boot) = boot.fetch_one(&mut connection).await {
-        last_boot = last_boot.max(boot as u32);
-    }
-    let _ = connection.close().await;
-    let mut rows: Vec<Row> = rows.into_values().collect();
-    rows.sort_by_key(|row| row.id);
-    (rows, last_boot)
-}
-
-fn record_row(row: &SqliteRow) -> sqlx::Result<Row> {
+pub(super) fn priority(row: &SqliteRow) -> sqlx::Result<Priority> {
     let priority: i64 = row.try_get("priority")?;
+    Ok(match priority {
+        0 => Priority::Alert,
+        1 => Priority::Detection,
+        _ => Priority::Telemetry,
+    })
+}
+
+pub(super) fn record_row(row: &SqliteRow) -> sqlx::Result<Row> {
     Ok(Row {
         id: row.try_get("id")?,
         boot: unsigned(row, "boot")? as u32,
         seq: unsigned(row, "seq")? as u32,
-        priority: match priority {
-            0 => Priority::Alert,
-            1 => Priority::Detection,
-            _ => Priority::Telemetry,
-        },
+        priority: priority(row)?,
         envelope: row.try_get("envelope")?,
         document: row.try_get("document")?,
     })
 }
 
-fn clip_row(row: &SqliteRow) -> sqlx::Result<ClipRow> {
+pub(super) fn clip_row(row: &SqliteRow) -> sqlx::Result<ClipRow> {
     let sha256: Vec<u8> = row.try_get("sha256")?;
     let format: String = row.try_get("format")?;
     Ok(ClipRow {
@@ -579,7 +576,7 @@ fn clip_row(row: &SqliteRow) -> sqlx::Result<ClipRow> {
     })
 }
 
-fn open_event(row: &SqliteRow) -> sqlx::Result<Option<OpenEvent>> {
+pub(super) fn open_event(row: &SqliteRow) -> sqlx::Result<Option<OpenEvent>> {
     let so_far: Vec<u8> = row.try_get("so_far")?;
     let Ok(Envelope { header, message: Message::Detection(so_far) }) = Envelope::decode(&so_far)
     else {

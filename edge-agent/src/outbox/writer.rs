@@ -18,6 +18,10 @@ type Reply<T> = oneshot::Sender<Result<T, OutboxError>>;
 
 /// Requests that one transaction takes.
 const GROUP: usize = 64;
+/// Records that a full disk costs at once.
+const GIVEN_UP_AT_ONCE: u64 = 512;
+/// Bytes that must be gained by folding the log, or records go.
+const ENOUGH: u64 = 1 << 20;
 
 pub(super) enum Request {
     Append { records: Vec<Stamped>, position: Option<ReplayPosition>, reply: Reply<Vec<Written>> },
@@ -28,6 +32,8 @@ pub(super) enum Request {
     Next { priority: Priority, after: i64, limit: usize, reply: Reply<Vec<Row>> },
     Rows { ids: Vec<i64>, reply: Reply<Vec<Row>> },
     Clips { reply: Reply<Vec<ClipRow>> },
+    LeastClip { reply: Reply<Option<ClipRow>> },
+    MakeRoom { reply: Reply<u64> },
     OpenEvents { reply: Reply<Vec<OpenEvent>> },
     Position { reply: Reply<Option<ReplayPosition>> },
     Level { reply: Reply<Level> },
@@ -54,7 +60,8 @@ struct Writer {
     quota: Quota,
     /// Records by priority.
     counts: [u64; 3],
-    dropped: u64,
+    /// Those given up since the start, by priority.
+    dropped: [u64; 3],
     /// For times that were stamped before the clock was known.
     correction: Option<Arc<Correction>>,
 }
@@ -64,7 +71,7 @@ struct Done {
     answers: Vec<Answer>,
     next_seq: u32,
     counts: [u64; 3],
-    dropped: u64,
+    dropped: [u64; 3],
     correction: Option<Arc<Correction>>,
     appended: bool,
 }
@@ -91,8 +98,10 @@ pub(super) async fn run(
     if let Err(error) = store.note_boot(boot).await {
         tracing::warn!(%error, "cannot note the boot in the outbox");
     }
+    store.fill_ballast();
+    let dropped = [0; 3];
     let mut writer =
-        Writer { store, device, boot, next_seq: 1, quota, counts, dropped: 0, correction: None };
+        Writer { store, device, boot, next_seq: 1, quota, counts, dropped, correction: None };
     let mut group = Vec::with_capacity(GROUP);
     while requests.recv_many(&mut group, GROUP).await > 0 {
         writer.serve(&mut group, &written).await;
@@ -295,7 +304,7 @@ impl Writer {
             if count > 0 {
                 let dropped = self.store.drop_oldest(priority, count).await?;
                 done.counts[priority as usize] -= dropped;
-                done.dropped += dropped;
+                done.dropped[priority as usize] += dropped;
                 if priority == Priority::Alert {
                     tracing::error!(dropped, "outbox over its quota: alerts given up");
                 }
@@ -303,6 +312,43 @@ impl Writer {
             excess = 0;
         }
         Ok(())
+    }
+
+    /// Law 7: the disk is full, and nothing but records is left to give up.
+    async fn make_room(&mut self) -> Result<u64, OutboxError> {
+        // What is given up has to be written down as well.
+        self.store.release_ballast();
+        let gained = self.store.fold().await;
+        let mut given_up = 0;
+        if gained < ENOUGH {
+            given_up = self.give_up_oldest().await?;
+            self.store.fold().await;
+        }
+        self.store.fill_ballast();
+        Ok(given_up)
+    }
+
+    async fn give_up_oldest(&mut self) -> Result<u64, OutboxError> {
+        for priority in [Priority::Telemetry, Priority::Detection] {
+            if self.counts[priority as usize] == 0 {
+                continue;
+            }
+            self.store.begin().await?;
+            let mut outcome = self.store.drop_oldest(priority, GIVEN_UP_AT_ONCE).await;
+            if outcome.is_ok()
+                && let Err(error) = self.store.commit().await
+            {
+                outcome = Err(error);
+            }
+            if outcome.is_err() {
+                self.store.rollback().await;
+            }
+            let dropped = outcome?;
+            self.counts[priority as usize] -= dropped;
+            self.dropped[priority as usize] += dropped;
+            return Ok(dropped);
+        }
+        Ok(0)
     }
 
     async fn read(&mut self, request: Request) {
@@ -315,6 +361,12 @@ impl Writer {
             }
             Request::Clips { reply } => {
                 let _ = reply.send(self.store.clips().await);
+            }
+            Request::LeastClip { reply } => {
+                let _ = reply.send(self.store.least_clip().await);
+            }
+            Request::MakeRoom { reply } => {
+                let _ = reply.send(self.make_room().await);
             }
             Request::OpenEvents { reply } => {
                 let _ = reply.send(self.store.open_events().await);

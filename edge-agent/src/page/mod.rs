@@ -191,7 +191,7 @@ impl Page {
                 "alerts": level.alerts,
                 "clips": level.clips,
                 "clip_bytes": level.clip_bytes,
-                "dropped": level.dropped,
+                "dropped": level.dropped.iter().sum::<u64>(),
             },
             "health": self.teller.health(),
             "live": live,

@@ -1,26 +1,26 @@
 //! The sound card.
 //!
-//! The callback pushes into a ring and counts what does not fit, nothing more. Whether the
+//! The callback pushes into a [`funnel`], which counts what does not fit, nothing more. Whether the
 //! microphone works is decided by the frames that arrive, never by the driver's reports: a
 //! driver may fail without a word, or report an overrun from which it has already recovered.
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use cpal::traits::{DeviceTrait, HostTrait, StreamTrait};
-use cpal::{BufferSize, Data, SampleFormat, StreamConfig};
+use cpal::{BufferSize, Data, ErrorKind, SampleFormat, StreamConfig};
 use ecosight_models::SAMPLE_RATE_HZ;
 use ecosight_models::audio::Resampler;
 use ecosight_shared::SourceState;
-use rtrb::{Consumer, Producer, RingBuffer};
 
+use super::funnel::{Drained, Inlet, Outlet, funnel};
 use super::supervision::Supervision;
 use super::{Read, Source, SourceError, usb};
 use crate::config;
-use crate::health::Health;
+use crate::health::{Health, Loss};
 
 /// Sound that waits while inference is busy.
 const RING: Duration = Duration::from_secs(10);
@@ -48,9 +48,9 @@ pub struct Microphone {
 
 struct Open {
     stream: cpal::Stream,
-    ring: Consumer<f32>,
-    dropped: Arc<AtomicU64>,
-    seen_dropped: u64,
+    outlet: Outlet,
+    /// Samples at 16 kHz that are missing behind the sound that was read last.
+    gap: Option<u64>,
     resampler: Resampler,
     rate: u32,
     channels: u32,
@@ -79,7 +79,8 @@ impl Microphone {
     /// # Errors
     /// What is wrong and what to do about it.
     pub fn probe(config: &config::Source) -> Result<String, String> {
-        let open = open(config.device.as_deref(), config.rate, config.channels)?;
+        let health = Arc::new(Health::default());
+        let open = open(config.device.as_deref(), config.rate, config.channels, health)?;
         Ok(format!("{} Hz, {} channels", open.rate, open.channels))
     }
 
@@ -89,7 +90,8 @@ impl Microphone {
             std::thread::sleep((self.retry_at - now).min(Duration::from_millis(200)));
             return Read::Nothing;
         }
-        match open(self.device.as_deref(), self.rate, self.channels) {
+        let health = Arc::clone(&self.health);
+        match open(self.device.as_deref(), self.rate, self.channels, health) {
             Ok(open) => {
                 tracing::info!(rate_hz = open.rate, channels = open.channels, "microphone open");
                 self.open = Some(open);
@@ -134,32 +136,38 @@ impl Source for Microphone {
             }
         }
         let Some(open) = &mut self.open else { return Ok(self.reopen()) };
-        let dropped = open.dropped.load(Ordering::Relaxed);
-        if dropped > open.seen_dropped {
-            let frames = (dropped - open.seen_dropped) / u64::from(open.channels);
-            open.seen_dropped = dropped;
-            let lost = frames * u64::from(SAMPLE_RATE_HZ) / u64::from(open.rate);
-            self.health.lost(lost);
+        if let Some(lost) = open.gap.take() {
             return Ok(Read::Gap { lost });
         }
-        // Whole frames only: the callback may be in the middle of pushing one.
-        let channels = open.channels as usize;
-        let count = open.ring.slots() / channels * channels;
-        if count == 0 {
-            if open.last_frame.elapsed() > DEAF_AFTER {
-                tracing::warn!("the microphone is silent to the last frame, opening it anew");
-                self.health.set_source(SourceState::Recovering);
-                self.close();
-            } else {
-                std::thread::sleep(NAP);
+        let resampler = &mut open.resampler;
+        let drained = open.outlet.drain(open.channels as usize, |part| resampler.push(part, out));
+        match drained {
+            Drained::Sound => {}
+            Drained::Nothing => {
+                if open.last_frame.elapsed() > DEAF_AFTER {
+                    tracing::warn!("the microphone is silent to the last frame, opening it anew");
+                    self.health.set_source(SourceState::Recovering);
+                    self.close();
+                } else {
+                    std::thread::sleep(NAP);
+                }
+                return Ok(Read::Nothing);
             }
-            return Ok(Read::Nothing);
-        }
-        if let Ok(chunk) = open.ring.read_chunk(count) {
-            let (first, second) = chunk.as_slices();
-            open.resampler.push(first, out);
-            open.resampler.push(second, out);
-            chunk.commit_all();
+            Drained::Break { lost } => {
+                let frames = lost / u64::from(open.channels);
+                let lost = frames * u64::from(SAMPLE_RATE_HZ) / u64::from(open.rate);
+                self.health.lost(lost);
+                if lost == 0 {
+                    // How long an overrun of the driver was nobody knows.
+                    self.health.gap();
+                }
+                // What the resampler holds back is of the time before.
+                resampler.finish(out);
+                if out.is_empty() {
+                    return Ok(Read::Gap { lost });
+                }
+                open.gap = Some(lost);
+            }
         }
         open.last_frame = Instant::now();
         self.supervision.heard();
@@ -174,7 +182,12 @@ impl Drop for Microphone {
     }
 }
 
-fn open(device: Option<&str>, rate: Option<u32>, channels: Option<u32>) -> Result<Open, String> {
+fn open(
+    device: Option<&str>,
+    rate: Option<u32>,
+    channels: Option<u32>,
+    health: Arc<Health>,
+) -> Result<Open, String> {
     let host = cpal::default_host();
     let device = match device {
         None => host.default_input_device().ok_or(
@@ -203,55 +216,39 @@ fn open(device: Option<&str>, rate: Option<u32>, channels: Option<u32>) -> Resul
         buffer_size: BufferSize::Default,
     };
     let resampler = Resampler::new(rate, channels as usize).map_err(|e| e.to_string())?;
-    let (ring_in, ring) =
-        RingBuffer::new(RING.as_secs() as usize * rate as usize * channels as usize);
-    let dropped = Arc::new(AtomicU64::new(0));
-    let on_error = |error: cpal::Error| tracing::debug!(%error, "microphone driver");
-    let callback = callback(format, ring_in, Arc::clone(&dropped))?;
+    let capacity = RING.as_secs() as usize * rate as usize * channels as usize;
+    let (inlet, outlet, overruns) = funnel(capacity);
+    let on_error = move |error: cpal::Error| {
+        tracing::debug!(%error, "microphone driver");
+        if error.kind() == ErrorKind::Xrun {
+            overruns.fetch_add(1, Ordering::Relaxed);
+            health.count(Loss::Overrun, 1);
+        }
+    };
+    let callback = callback(format, inlet)?;
     let stream = device
         .build_input_stream_raw(config, format, callback, on_error, Some(DEAF_AFTER))
         .map_err(|e| format!("microphone at {rate} Hz, {channels} channels: {e}"))?;
     stream.play().map_err(|e| format!("microphone: {e}"))?;
     let last_frame = Instant::now();
-    Ok(Open { stream, ring, dropped, seen_dropped: 0, resampler, rate, channels, last_frame })
+    Ok(Open { stream, outlet, gap: None, resampler, rate, channels, last_frame })
 }
 
 type Callback = Box<dyn FnMut(&Data, &cpal::InputCallbackInfo) + Send>;
 
-fn callback(
-    format: SampleFormat,
-    mut ring: Producer<f32>,
-    dropped: Arc<AtomicU64>,
-) -> Result<Callback, String> {
-    fn push<T: Copy>(
-        ring: &mut Producer<f32>,
-        dropped: &AtomicU64,
-        samples: Option<&[T]>,
-        convert: impl Fn(T) -> f32,
-    ) {
-        let samples = samples.unwrap_or_default();
-        // All or nothing, so that channels stay in order.
-        match ring.write_chunk_uninit(samples.len()) {
-            Ok(chunk) => {
-                chunk.fill_from_iter(samples.iter().map(|sample| convert(*sample)));
-            }
-            Err(_) => {
-                dropped.fetch_add(samples.len() as u64, Ordering::Relaxed);
-            }
-        }
-    }
+fn callback(format: SampleFormat, mut inlet: Inlet) -> Result<Callback, String> {
     Ok(match format {
-        SampleFormat::F32 => {
-            Box::new(move |data, _| push(&mut ring, &dropped, data.as_slice::<f32>(), |s| s))
-        }
+        SampleFormat::F32 => Box::new(move |data, _| {
+            inlet.push(data.as_slice::<f32>().unwrap_or_default(), |s| s);
+        }),
         SampleFormat::I16 => Box::new(move |data, _| {
-            push(&mut ring, &dropped, data.as_slice::<i16>(), |s| f32::from(s) / 32_768.0);
+            inlet.push(data.as_slice::<i16>().unwrap_or_default(), |s| f32::from(s) / 32_768.0);
         }),
         SampleFormat::I32 => Box::new(move |data, _| {
-            push(&mut ring, &dropped, data.as_slice::<i32>(), |s| s as f32 / 2_147_483_648.0);
+            inlet.push(data.as_slice::<i32>().unwrap_or_default(), |s| s as f32 / 2_147_483_648.0);
         }),
         SampleFormat::U8 => Box::new(move |data, _| {
-            push(&mut ring, &dropped, data.as_slice::<u8>(), |s| (f32::from(s) - 128.0) / 128.0);
+            inlet.push(data.as_slice::<u8>().unwrap_or_default(), |s| (f32::from(s) - 128.0) / 128.0);
         }),
         other => return Err(format!("microphone format {other} is not supported")),
     })

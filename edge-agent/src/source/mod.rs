@@ -4,6 +4,7 @@
 //! callback only fills a ring and counts what did not fit.
 
 mod files;
+pub mod funnel;
 mod microphone;
 mod pace;
 mod scene;

@@ -2,7 +2,6 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
 use std::time::Duration;
 
@@ -15,14 +14,23 @@ use crate::health::Health;
 
 /// Interleaved 16-bit samples from a pipe.
 pub struct RawPcm {
-    blocks: Receiver<io::Result<Vec<f32>>>,
+    blocks: Receiver<io::Result<Block>>,
     resampler: Resampler,
     rate: u32,
     channels: u32,
-    dropped: Arc<AtomicU64>,
-    seen_dropped: u64,
+    /// Samples at 16 kHz that are missing behind the sound that was read last.
+    gap: Option<u64>,
+    /// What comes behind the gap.
+    behind: Option<Vec<f32>>,
     health: Arc<Health>,
     ended: bool,
+}
+
+/// A part of the pipe.
+struct Block {
+    /// Samples of all channels that found no room before it.
+    lost: u64,
+    samples: Vec<f32>,
 }
 
 /// Frames a block.
@@ -54,28 +62,28 @@ impl RawPcm {
         let channels = config.channels.unwrap_or(1);
         let resampler = Resampler::new(rate, channels as usize).map_err(SourceError::Format)?;
         let (sender, blocks) = mpsc::sync_channel(WAITING);
-        let dropped = Arc::new(AtomicU64::new(0));
-        let pump = Pump {
-            input,
-            sender,
-            channels: channels as usize,
-            may_wait: config.speed == Speed::Maximum,
-            dropped: Arc::clone(&dropped),
-        };
+        let may_wait = config.speed == Speed::Maximum;
+        let pump = Pump { input, sender, channels: channels as usize, may_wait, lost: 0 };
         std::thread::Builder::new()
             .name("stdin".into())
             .spawn(move || pump.run())
             .map_err(SourceError::Stdin)?;
-        Ok(Self {
-            blocks,
-            resampler,
-            rate,
-            channels,
-            dropped,
-            seen_dropped: 0,
-            health,
-            ended: false,
-        })
+        let (gap, behind, ended) = (None, None, false);
+        Ok(Self { blocks, resampler, rate, channels, gap, behind, health, ended })
+    }
+
+    /// Something is missing before `samples`. What the resampler holds back is of the time before.
+    fn interrupted(&mut self, lost: u64, samples: Vec<f32>, out: &mut Vec<f32>) -> Read {
+        let frames = lost / u64::from(self.channels);
+        let lost = frames * u64::from(SAMPLE_RATE_HZ) / u64::from(self.rate);
+        self.health.lost(lost);
+        self.behind = Some(samples);
+        self.resampler.finish(out);
+        if out.is_empty() {
+            return Read::Gap { lost };
+        }
+        self.gap = Some(lost);
+        Read::Sound
     }
 }
 
@@ -84,18 +92,16 @@ impl Source for RawPcm {
         if self.ended {
             return Ok(Read::End);
         }
-        let dropped = self.dropped.load(Ordering::Relaxed);
-        if dropped > self.seen_dropped {
-            let frames = (dropped - self.seen_dropped) / u64::from(self.channels);
-            self.seen_dropped = dropped;
-            let lost = frames * u64::from(SAMPLE_RATE_HZ) / u64::from(self.rate);
-            self.health.lost(lost);
+        if let Some(lost) = self.gap.take() {
             return Ok(Read::Gap { lost });
         }
+        if let Some(samples) = self.behind.take() {
+            self.resampler.push(&samples, out);
+            return Ok(if out.is_empty() { Read::Nothing } else { Read::Sound });
+        }
         match self.blocks.recv_timeout(Duration::from_millis(200)) {
-            Ok(Ok(block)) => {
-                self.resampler.push(&block, out);
-            }
+            Ok(Ok(Block { lost: 0, samples })) => self.resampler.push(&samples, out),
+            Ok(Ok(Block { lost, samples })) => return Ok(self.interrupted(lost, samples, out)),
             Ok(Err(error)) => return Err(SourceError::Stdin(error)),
             Err(RecvTimeoutError::Timeout) => return Ok(Read::Nothing),
             Err(RecvTimeoutError::Disconnected) => {
@@ -109,10 +115,11 @@ impl Source for RawPcm {
 
 struct Pump<I> {
     input: I,
-    sender: SyncSender<io::Result<Vec<f32>>>,
+    sender: SyncSender<io::Result<Block>>,
     channels: usize,
     may_wait: bool,
-    dropped: Arc<AtomicU64>,
+    /// Samples that found no room since the last block that did.
+    lost: u64,
 }
 
 impl<I: io::Read> Pump<I> {
@@ -123,7 +130,14 @@ impl<I: io::Read> Pump<I> {
         loop {
             match self.input.read(&mut bytes[filled..]) {
                 // Half a frame at the end is noise of a writer that was killed.
-                Ok(0) => return,
+                Ok(0) => {
+                    if self.lost > 0 {
+                        // Nobody is held up any more: what is missing at the end is told too.
+                        let end = Block { lost: self.lost, samples: Vec::new() };
+                        let _ = self.sender.send(Ok(end));
+                    }
+                    return;
+                }
                 Ok(count) => filled += count,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => {
@@ -141,12 +155,15 @@ impl<I: io::Read> Pump<I> {
                 continue;
             }
             let count = samples.len() as u64;
+            let block = Block { lost: self.lost, samples };
             if self.may_wait {
-                if self.sender.send(Ok(samples)).is_err() {
+                if self.sender.send(Ok(block)).is_err() {
                     return;
                 }
-            } else if self.sender.try_send(Ok(samples)).is_err() {
-                self.dropped.fetch_add(count, Ordering::Relaxed);
+            } else if self.sender.try_send(Ok(block)).is_ok() {
+                self.lost = 0;
+            } else {
+                self.lost += count;
             }
         }
     }

@@ -24,7 +24,7 @@ pub use store::{CandidateRow, EventRow, FILE, MinuteRow, TraceError, Traces, rea
 /// Days that are remembered.
 pub const KEPT_DAYS: i64 = 14;
 /// Most rows of a kind: two weeks of minutes, and a candidate a minute.
-const ROWS_MAX: i64 = 14 * 1_440;
+pub const ROWS_MAX: i64 = 14 * 1_440;
 /// File of what is known of the background.
 pub const BACKGROUND_FILE: &str = "background.json";
 

@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::Serialize;
-use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteSynchronous};
+use sqlx::sqlite::{
+    SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteRow, SqliteSynchronous,
+};
 use sqlx::{Connection as _, Row as _};
 
 use super::{Entry, KEPT_DAYS, ROWS_MAX};
@@ -85,6 +87,8 @@ pub struct CandidateRow {
     pub noise_floor_dbfs: f32,
     /// Windows near the threshold.
     pub windows: u32,
+    /// Scores of its best window, in the order of the model's classes, to 1/255.
+    pub scores: Vec<f32>,
 }
 
 /// What is remembered of a while.
@@ -204,24 +208,54 @@ async fn insert(connection: &mut SqliteConnection, entry: &Entry) -> Result<i64,
             Ok(event.unix_us)
         }
         Entry::Minute(minute) => {
-            let highest = serde_json::to_string(&minute.highest).unwrap_or_default();
             // A minute that a restart, or a gap, cut in two is one again.
+            let before = sqlx::query("SELECT * FROM minutes WHERE at_us = $1")
+                .bind(minute.unix_us)
+                .fetch_optional(&mut *connection)
+                .await?;
+            let minute = match before {
+                Some(before) => joined(minute_row(&before)?, minute),
+                None => minute.clone(),
+            };
             sqlx::query(
-                "INSERT INTO minutes (at_us, windows, speech, noise_floor_dbfs, highest) \
-                 VALUES ($1, $2, $3, $4, $5) ON CONFLICT (at_us) DO UPDATE SET \
-                 windows = windows + excluded.windows, speech = speech + excluded.speech",
+                "INSERT OR REPLACE INTO minutes \
+                 (at_us, windows, speech, noise_floor_dbfs, highest) VALUES ($1, $2, $3, $4, $5)",
             )
             .bind(minute.unix_us)
             .bind(i64::from(minute.windows))
             .bind(i64::from(minute.speech))
             .bind(minute.noise_floor_dbfs)
-            .bind(highest)
+            .bind(serde_json::to_string(&minute.highest).unwrap_or_default())
             .execute(connection)
             .await?;
             Ok(minute.unix_us)
         }
         Entry::Background(_) => Ok(i64::MIN),
     }
+}
+
+fn minute_row(row: &SqliteRow) -> Result<MinuteRow, sqlx::Error> {
+    let highest: String = row.try_get("highest")?;
+    Ok(MinuteRow {
+        unix_us: row.try_get("at_us")?,
+        windows: row.try_get("windows")?,
+        speech: row.try_get("speech")?,
+        noise_floor_dbfs: row.try_get("noise_floor_dbfs")?,
+        highest: serde_json::from_str(&highest).unwrap_or_default(),
+    })
+}
+
+/// Two parts of one minute.
+fn joined(mut first: MinuteRow, second: &MinuteRow) -> MinuteRow {
+    first.windows += second.windows;
+    first.speech += second.speech;
+    let floors = first.noise_floor_dbfs.into_iter().chain(second.noise_floor_dbfs);
+    first.noise_floor_dbfs = floors.reduce(f32::min);
+    for (class, score) in &second.highest {
+        let highest = first.highest.entry(class.clone()).or_insert(*score);
+        *highest = highest.max(*score);
+    }
+    first
 }
 
 /// What is remembered from `from_us` up to `to_us`, while the station may be running.
@@ -245,14 +279,7 @@ pub async fn read(data_dir: &Path, from_us: i64, to_us: i64) -> Result<Traces, T
         .fetch_all(&mut connection)
         .await?;
     for row in rows {
-        let highest: String = row.try_get("highest")?;
-        traces.minutes.push(MinuteRow {
-            unix_us: row.try_get("at_us")?,
-            windows: row.try_get("windows")?,
-            speech: row.try_get("speech")?,
-            noise_floor_dbfs: row.try_get("noise_floor_dbfs")?,
-            highest: serde_json::from_str(&highest).unwrap_or_default(),
-        });
+        traces.minutes.push(minute_row(&row)?);
     }
     let rows = sqlx::query("SELECT * FROM events WHERE at_us BETWEEN $1 AND $2 ORDER BY at_us")
         .bind(from_us)
@@ -275,7 +302,9 @@ pub async fn read(data_dir: &Path, from_us: i64, to_us: i64) -> Result<Traces, T
         .fetch_all(&mut connection)
         .await?;
     for row in rows {
+        let scores: Vec<u8> = row.try_get("scores")?;
         traces.candidates.push(CandidateRow {
+            scores: scores.iter().map(|score| f32::from(*score) / 255.0).collect(),
             unix_us: row.try_get("at_us")?,
             class: row.try_get("class")?,
             score: row.try_get("score")?,

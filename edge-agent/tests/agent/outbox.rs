@@ -12,10 +12,10 @@ use ecosight_agent::clip::ClipFile;
 use ecosight_agent::clip::Recording;
 use ecosight_agent::clock::Clock;
 use ecosight_agent::config::Config;
-use ecosight_agent::health::Health;
+use ecosight_agent::health::{Health, Loss};
 use ecosight_agent::hearing::{Heard, Onset, channel};
 use ecosight_agent::outbox::{
-    Draft, FILE, Opened, OutboxError, Priority, Quota, ReplayPosition, Stamped,
+    Damaged, Draft, FILE, Opened, OutboxError, Priority, Quota, ReplayPosition, Stamped, Written,
 };
 use ecosight_agent::recorder::{Recorder, Storage};
 use ecosight_agent::resume::Resume;
@@ -27,6 +27,7 @@ use proptest::prelude::*;
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::tempdir;
 
+use crate::mount::Mount;
 use crate::support::{
     DEVICE, Open, QUOTA, Random, START_US, alert, detection, event, identity, silent_detection,
     telemetry,
@@ -101,7 +102,7 @@ async fn over_the_quota_telemetry_goes_first_and_alerts_last() {
     assert_eq!(kinds(open.rows().await), [5, 7, 9, 10, 11, 12].map(|seq| (Priority::Alert, seq)));
     open.outbox.append(vec![alert(13)], None).await.expect("written");
     assert_eq!(kinds(open.rows().await), [7, 9, 10, 11, 12, 13].map(|seq| (Priority::Alert, seq)));
-    assert_eq!(open.outbox.level().await.expect("reads").dropped, 1 + 2 + 2 + 1 + 1);
+    assert_eq!(open.outbox.level().await.expect("reads").dropped, [1, 2, 4]);
     open.close().await;
 }
 
@@ -206,21 +207,25 @@ async fn an_event_that_did_not_alert_has_the_id_of_its_own_record() {
 #[tokio::test]
 #[ignore = "the child of the kill test"]
 async fn child_that_is_killed() {
-    let Ok(directory) = std::env::var("OUTBOX_CHILD_DIRECTORY") else { return };
-    let boot = std::env::var("OUTBOX_CHILD_BOOT").expect("set").parse().expect("a number");
+    let Ok(directory) = std::env::var(Child::DIRECTORY) else { return };
+    let boot = std::env::var(Child::BOOT).expect("set").parse().expect("a number");
     let open = Open::at(Path::new(&directory), boot, QUOTA).await;
     let mut number = 0;
     loop {
         number += 1;
         let batch = (0..number % 5 + 1).map(|_| alert(number)).collect();
         let written = open.outbox.append(batch, Some(position(number))).await.expect("written");
-        let mut out = std::io::stdout().lock();
-        for written in written {
-            writeln!(out, "wrote {} {} {number}", written.record.boot, written.record.seq)
-                .expect("said");
-        }
-        out.flush().expect("said");
+        say(&written, number);
     }
+}
+
+/// Says which records were called durable.
+pub(crate) fn say(written: &[Written], number: u64) {
+    let mut out = std::io::stdout().lock();
+    for Written { record, .. } in written {
+        writeln!(out, "wrote {} {} {number}", record.boot, record.seq).expect("said");
+    }
+    out.flush().expect("said");
 }
 
 /// A process that writes records and says which it was told are durable.
@@ -231,12 +236,21 @@ pub(crate) struct Child {
 }
 
 impl Child {
+    /// Variables that tell it what to do.
+    pub(crate) const DIRECTORY: &str = "ECOSIGHT_CHILD_DIRECTORY";
+    pub(crate) const BOOT: &str = "ECOSIGHT_CHILD_BOOT";
+
     /// Starts it on the outbox in `directory` as the start numbered `boot`.
-    pub(crate) fn start(directory: &Path, boot: u32) -> Self {
+    fn start(directory: &Path, boot: u32) -> Self {
+        Self::start_as("outbox::child_that_is_killed", directory, boot)
+    }
+
+    /// The same with the test of this name as the program.
+    pub(crate) fn start_as(test: &str, directory: &Path, boot: u32) -> Self {
         let mut process = Command::new(std::env::current_exe().expect("a path"))
-            .args(["--exact", "outbox::child_that_is_killed", "--ignored", "--nocapture"])
-            .env("OUTBOX_CHILD_DIRECTORY", directory)
-            .env("OUTBOX_CHILD_BOOT", boot.to_string())
+            .args(["--exact", test, "--ignored", "--nocapture"])
+            .env(Self::DIRECTORY, directory)
+            .env(Self::BOOT, boot.to_string())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
@@ -245,24 +259,25 @@ impl Child {
         let lines = Arc::new(AtomicUsize::new(0));
         let counted = Arc::clone(&lines);
         let said = std::thread::spawn(move || {
-            let count = |_: &String| {
+            let count = |_: &(u32, u32, u64)| {
                 counted.fetch_add(1, Ordering::Relaxed);
             };
-            let lines = out.lines().map_while(Result::ok).inspect(count);
+            let lines = out.lines().map_while(Result::ok);
             let numbers = |line: String| -> Option<(u32, u32, u64)> {
                 let mut words = line.strip_prefix("wrote ")?.split(' ');
                 let mut next = || words.next()?.parse::<u64>().ok();
                 Some((next()? as u32, next()? as u32, next()?))
             };
-            lines.filter_map(numbers).collect()
+            lines.filter_map(numbers).inspect(count).collect()
         });
         Self { process, said, lines }
     }
 
-    /// Stops it where it is; gives how many lines it has said until then.
+    /// Stops it where it is; gives how many records it is known to have called durable until then. It may
+    /// have said more, which is still in the pipe: what [`Child::kill`] gives is all of it.
     pub(crate) fn stop(&self) -> usize {
         self.signal(Signal::STOP);
-        // Threads stop when they come back from the kernel, and the last line is still in the pipe.
+        // Threads stop when they come back from the kernel.
         std::thread::sleep(Duration::from_millis(5));
         self.lines.load(Ordering::Relaxed)
     }
@@ -375,23 +390,29 @@ async fn a_file_cut_anywhere_never_stops_the_station() {
     }
 }
 
+/// Noise over one page of records, which begin with their magic and have a document each.
+fn damage_a_page_of_records(bytes: &mut [u8]) {
+    let (pages, _) = bytes.as_chunks_mut::<4_096>();
+    let of_records = |page: &[u8; 4_096]| {
+        let count = |text: &[u8]| page.windows(text.len()).filter(|w| *w == text).count();
+        count(&[0xEC, 0x51]) > 3 && count(b"schema") > 3
+    };
+    let mut pages: Vec<&mut [u8; 4_096]> = pages.iter_mut().filter(|p| of_records(p)).collect();
+    let middle = pages.len() / 2;
+    let mut random = Random(3);
+    pages[middle].fill_with(|| random.next() as u8);
+}
+
 #[tokio::test]
 async fn of_a_damaged_file_the_readable_records_are_taken_over_and_it_is_kept() {
     let directory = tempdir().expect("a directory");
     filled(directory.path(), 200).await;
     let path = directory.path().join(FILE);
     let mut bytes = std::fs::read(&path).expect("reads");
-    // Noise over one page of records, which begin with their magic.
-    let (pages, _) = bytes.as_chunks_mut::<4_096>();
-    let of_records =
-        |page: &[u8; 4_096]| page.windows(2).filter(|w| *w == [0xEC, 0x51]).count() > 3;
-    let mut pages: Vec<&mut [u8; 4_096]> = pages.iter_mut().filter(|p| of_records(p)).collect();
-    let middle = pages.len() / 2;
-    let mut random = Random(3);
-    pages[middle].fill_with(|| random.next() as u8);
+    damage_a_page_of_records(&mut bytes);
     overwrite(&path, &bytes);
     let opened = Opened::open(directory.path(), START_US).await.expect("opens");
-    let (aside, taken) = opened.found.damaged.clone().expect("was damaged");
+    let Damaged { aside, records: taken, .. } = opened.found.damaged.clone().expect("was damaged");
     assert_eq!(opened.found.last_boot, 1);
     assert_eq!(std::fs::read(&aside).expect("kept").len(), bytes.len());
     assert!(taken > 0 && taken < 200, "{taken} of 200 taken over");
@@ -405,12 +426,54 @@ async fn of_a_damaged_file_the_readable_records_are_taken_over_and_it_is_kept() 
 }
 
 #[tokio::test]
+async fn of_a_damaged_file_the_clips_that_wait_are_taken_over_and_no_file_of_them_is_swept() {
+    let directory = tempdir().expect("a directory");
+    let mut config = Config::default();
+    config.storage.data_dir = directory.path().to_owned();
+    let clock = Clock::from_fn(|| START_US);
+    let started = station::start(&config, &clock).await.expect("starts");
+    let outbox = started.outbox;
+    let alerts = outbox.append((0..300).map(alert).collect(), Some(position(7))).await;
+    let alerts = alerts.expect("written");
+    let files: Vec<String> = (0..20).map(|number| format!("gun_shot-{number}.flac")).collect();
+    for (name, alert) in files.iter().zip(&alerts) {
+        let detection = Box::new(detection(alert.event));
+        let draft = Draft::Detection { detection, alerted: true, clip: Some(clip(name)) };
+        let closing = Stamped { draft, unix_us: START_US, time_quality: TimeQuality::Network };
+        outbox.append(vec![closing], None).await.expect("written");
+        crate::station::write(&started.storage.clips.join(name), b"sound");
+    }
+    crate::station::write(&started.storage.clips.join("forgotten.flac"), b"sound");
+    let open_events = outbox.open_events().await.expect("reads");
+    drop((outbox, started.station));
+    started.outbox_task.await.expect("no panic").expect("closes");
+
+    let path = directory.path().join(FILE);
+    let mut bytes = std::fs::read(&path).expect("reads");
+    damage_a_page_of_records(&mut bytes);
+    overwrite(&path, &bytes);
+    let started = station::start(&config, &clock).await.expect("starts");
+    let clips = started.outbox.clips().await.expect("reads");
+    let mut names: Vec<String> = clips.iter().map(|clip| clip.name.clone()).collect();
+    names.sort_unstable();
+    let mut expected = files.clone();
+    expected.sort_unstable();
+    assert_eq!(names, expected);
+    assert!(clips.iter().all(|clip| alerts.iter().any(|alert| alert.event == clip.event)));
+    assert_eq!(started.outbox.open_events().await.expect("reads"), open_events);
+    assert_eq!(started.outbox.replay_position().await.expect("reads"), Some(position(7)));
+    for name in files.iter().map(String::as_str).chain(["forgotten.flac"]) {
+        assert!(started.storage.clips.join(name).is_file(), "{name} was swept");
+    }
+}
+
+#[tokio::test]
 async fn a_file_that_is_no_database_is_kept_aside() {
     let directory = tempdir().expect("a directory");
     overwrite(&directory.path().join(FILE), &[b'x'; 10_000]);
     let opened = Opened::open(directory.path(), START_US).await.expect("opens");
-    let (aside, taken) = opened.found.damaged.expect("was damaged");
-    assert_eq!((std::fs::read(aside).expect("kept"), taken), (vec![b'x'; 10_000], 0));
+    let Damaged { aside, records, .. } = opened.found.damaged.expect("was damaged");
+    assert_eq!((std::fs::read(aside).expect("kept"), records), (vec![b'x'; 10_000], 0));
 }
 
 #[tokio::test]
@@ -435,6 +498,32 @@ async fn a_torn_end_of_the_log_costs_only_what_was_never_confirmed() {
 }
 
 #[tokio::test]
+async fn any_name_is_a_place_for_an_outbox() {
+    let folder = tempdir().expect("a directory");
+    for name in ["a b", "50%41", "what?psow=1&mode=ro", "no#1", "wälder", "file:", "a'b\"c"] {
+        let directory = folder.path().join(name);
+        std::fs::create_dir(&directory).expect("made");
+        filled(&directory, 3).await;
+        let survey = ecosight_agent::outbox::survey(&directory).await;
+        assert_eq!((survey.records.get(&1), survey.problem), (Some(&3), None), "{name}");
+        let open = Open::at(&directory, 2, QUOTA).await;
+        assert_eq!(open.rows().await.len(), 3, "{name}");
+        assert!(directory.join(format!("{FILE}-wal")).is_file(), "{name}");
+        open.close().await;
+        let mut bytes = std::fs::read(directory.join(FILE)).expect("reads");
+        let last = bytes.len() - 4_096;
+        bytes[last..].fill(0xAA);
+        overwrite(&directory.join(FILE), &bytes);
+        let found = Opened::open(&directory, START_US).await.expect("opens").found;
+        let damaged = found.damaged.expect("was damaged");
+        assert_eq!(damaged.aside.parent(), Some(directory.as_path()), "{name}");
+        assert_eq!(damaged.records, 3, "{name}: what is left of it is read");
+    }
+    let left = std::fs::read_dir(folder.path()).expect("reads").count();
+    assert_eq!(left, 7, "nothing lies beside them");
+}
+
+#[tokio::test]
 async fn a_file_of_a_newer_agent_is_left_alone() {
     let directory = tempdir().expect("a directory");
     filled(directory.path(), 1).await;
@@ -456,34 +545,11 @@ async fn a_file_of_a_newer_agent_is_left_alone() {
 
 // A full disk.
 
-/// A file system of 8 MB, unmounted when dropped.
-struct SmallDisk(tempfile::TempDir);
-
-impl SmallDisk {
-    fn mount() -> Option<Self> {
-        let directory = tempdir().expect("a directory");
-        let mounted = Command::new("mount")
-            .args(["-t", "tmpfs", "-o", "size=8m", "tmpfs"])
-            .arg(directory.path())
-            .stderr(Stdio::null())
-            .status();
-        mounted.is_ok_and(|status| status.success()).then_some(Self(directory))
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(self.0.path()).status();
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn on_a_full_disk_alerts_wait_and_none_is_lost() {
-    let Some(disk) = SmallDisk::mount() else {
-        eprintln!("skipped: needs the right to mount a tmpfs");
-        return;
-    };
-    let directory = disk.0.path();
+    let folder = tempdir().expect("a directory");
+    let Some(disk) = Mount::memory("8m", folder.path()) else { return };
+    let directory = disk.at.as_path();
     let open = Open::at(directory, 1, QUOTA).await;
     let clips = directory.join("clips");
     std::fs::create_dir(&clips).expect("made");
@@ -520,7 +586,67 @@ async fn on_a_full_disk_alerts_wait_and_none_is_lost() {
     let rows = open.rows().await;
     let of = |priority| rows.iter().filter(|row| row.priority == priority).count() as u64;
     assert_eq!((of(Priority::Alert), of(Priority::Detection)), (events, events));
-    assert!(health.clips_given_up() > 0, "the disk was really full");
+    assert!(health.lost_so_far(Loss::Clip) > 0, "the disk was really full");
+    open.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn on_a_disk_full_of_records_telemetry_goes_then_detections_and_no_alert() {
+    let folder = tempdir().expect("a directory");
+    let Some(disk) = Mount::memory("16m", folder.path()) else { return };
+    let directory = disk.at.as_path();
+    let quota = Quota { records: u64::MAX, telemetry: u64::MAX };
+    let open = Open::at(directory, 1, quota).await;
+    let (mut telemetries, mut detections) = (0, 0);
+    for batch in 0.. {
+        let is_telemetry = batch % 10 == 0;
+        let record = if is_telemetry { telemetry } else { silent_detection };
+        match open.outbox.append((0..100).map(record).collect(), None).await {
+            Ok(_) if is_telemetry => telemetries += 100,
+            Ok(_) => detections += 100,
+            Err(OutboxError::Full) => break,
+            Err(error) => panic!("{error}"),
+        }
+    }
+    let health = Arc::new(Health::default());
+    let clips = directory.join("clips");
+    std::fs::create_dir(&clips).expect("made");
+    let recorder = Recorder::new(
+        identity(),
+        Storage { clips, reserve: 0, max_clips: u64::MAX, reel: None },
+        open.outbox.clone(),
+        Arc::clone(&health),
+        "test".into(),
+        Resume::default(),
+        None,
+    );
+    let (tell, told) = channel();
+    let recording = tokio::spawn(recorder.run(told));
+    let time = Onset { unix_us: START_US, quality: TimeQuality::Network };
+    let events = 1_500;
+    let mut emptied = false;
+    for number in 1..=events {
+        let event = event(number, 0, number * 160_000, number * 160_000 + 16_000);
+        tell.send(Heard::Confirmed { event: event.clone(), time }).await.expect("listens");
+        tell.send(Heard::Closed { event, time, recording: None }).await.expect("listens");
+        let [_, gone, telemetry_gone] = open.outbox.level().await.expect("reads").dropped;
+        emptied |= telemetry_gone == telemetries;
+        assert!(gone == 0 || emptied, "{gone} detections went before the last telemetry");
+    }
+    drop(tell);
+    recording.await.expect("no panic").expect("all written in the end");
+    let dropped = open.outbox.level().await.expect("reads").dropped;
+    let rows = open.rows().await;
+    let of = |priority| rows.iter().filter(|row| row.priority == priority).count() as u64;
+    let kept = Priority::ALL.map(of);
+    assert_eq!(
+        [0, 1, 2].map(|at| kept[at] + dropped[at]),
+        [events, detections + events, telemetries],
+        "each record is there, or counted"
+    );
+    assert_eq!(kept[0], events, "every alert");
+    assert!(dropped[1] > 0 && kept[1] > 0 && kept[2] == 0, "kept {kept:?}, dropped {dropped:?}");
+    assert_eq!(health.lost_so_far(Loss::Record), 0);
     open.close().await;
 }
 

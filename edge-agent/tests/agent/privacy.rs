@@ -4,12 +4,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 
-use ecosight_agent::clip::Extent;
 use ecosight_agent::config::{self, Config, SourceKind, Speed};
 use ecosight_agent::ear::{self, Ear};
 use ecosight_agent::health::Health;
-use ecosight_agent::hearing::{Heard, Hearing, Timeline, channel};
-use ecosight_agent::source::{self, Begin};
+use ecosight_agent::hearing::{Heard, channel};
 use ecosight_agent::speech::{Redaction, Speech};
 use ecosight_models::audio::{AudioReader, DecodeLimits};
 use ecosight_models::scene::{Scene, SceneConfig};
@@ -19,6 +17,7 @@ use tempfile::tempdir;
 use tokio_util::sync::CancellationToken;
 
 use crate::bundle::write_thud_bundle;
+use crate::support::{hearing, write_sound};
 
 const RATE: usize = 16_000;
 const SECOND: u64 = 16_000;
@@ -102,20 +101,6 @@ fn level(samples: &[f32]) -> f32 {
     (samples.iter().map(|s| s * s).sum::<f32>() / samples.len() as f32).sqrt()
 }
 
-fn write_wav(path: &Path, samples: &[f32]) {
-    let spec = hound::WavSpec {
-        channels: 1,
-        sample_rate: RATE as u32,
-        bits_per_sample: 16,
-        sample_format: hound::SampleFormat::Int,
-    };
-    let mut writer = hound::WavWriter::create(path, spec).expect("made");
-    for sample in samples {
-        writer.write_sample((sample * 32_767.0) as i16).expect("written");
-    }
-    writer.finalize().expect("written");
-}
-
 fn settings(path: &Path) -> Config {
     Config {
         source: config::Source {
@@ -193,7 +178,7 @@ fn a_clip_is_cut_only_when_everything_around_it_was_listened_to() {
         *sum += sample * gain;
     }
     let path = folder.path().join("night.wav");
-    write_wav(&path, &sound);
+    write_sound(&path, &sound);
     let mut config = settings(&path);
     // Everything is a gunshot to it: events are wherever we want them.
     config.model.thresholds.insert("gun_shot".into(), 0.0);
@@ -201,19 +186,7 @@ fn a_clip_is_cut_only_when_everything_around_it_was_listened_to() {
     let health = Arc::new(Health::default());
     let classifier = ear::load(&config).expect("a model");
     let ear = Ear::new(classifier, &config, Arc::clone(&health)).expect("an ear");
-    let hearing = Hearing {
-        source: source::open(&config.source, Begin::default(), &health).expect("opens"),
-        begin: Begin::default(),
-        ear,
-        extent: Extent::of(&config.clip),
-        timeline: Timeline::Recorded(0),
-        health,
-        is_replay: false,
-        tracer: None,
-        reel: None,
-        canaries: None,
-        orders: None,
-    };
+    let hearing = hearing(ear, &config, &health);
     let (heard, mut told) = channel();
     let listening = std::thread::spawn(move || hearing.listen(heard, &CancellationToken::new()));
     let mut recording = None;

@@ -7,29 +7,16 @@ use std::time::{Duration, Instant};
 
 use ecosight_agent::config::{self, SourceKind, Speed};
 use ecosight_agent::health::Health;
+use ecosight_agent::source::funnel::{Drained, funnel};
 use ecosight_agent::source::{self, Begin, RawPcm, Read, Source, SourceError};
 use ecosight_shared::SourceState;
 use tempfile::tempdir;
 
-use crate::support::Random;
+use crate::support::{Random, write_wav};
 
 fn noise(seed: u64, len: usize) -> Vec<i16> {
     let mut random = Random(seed);
     (0..len).map(|_| random.below(20_000) as i16 - 10_000).collect()
-}
-
-fn write_wav(path: &Path, rate: u32, samples: &[i16]) {
-    let spec = hound::WavSpec {
-        channels: 1,
-        sample_rate: rate,
-        bits_per_sample: 16,
-        sample_format: hound::SampleFormat::Int,
-    };
-    let mut writer = hound::WavWriter::create(path, spec).expect("made");
-    for sample in samples {
-        writer.write_sample(*sample).expect("written");
-    }
-    writer.finalize().expect("written");
 }
 
 fn settings(kind: SourceKind, path: &Path) -> config::Source {
@@ -192,27 +179,97 @@ fn raw_samples_come_from_a_pipe_however_it_cuts_them() {
     assert_eq!(found, as_float(&samples));
 }
 
+/// The sample at a place of a sound whose every sample tells where it is.
+pub(crate) fn ramp(place: u64) -> i16 {
+    (place % 32_000) as i16
+}
+
+/// Checks that sound between gaps is whole and that each gap lies where sound is missing; gives the samples
+/// heard and the gaps.
+pub(crate) fn check_ramp(reads: Vec<(Read, Vec<f32>)>) -> (u64, Vec<u64>) {
+    let (mut place, mut heard, mut gaps) = (0, 0, Vec::new());
+    for (read, samples) in reads {
+        if let Read::Gap { lost } = read {
+            assert!(samples.is_empty(), "a gap brings no sound");
+            place += lost;
+            gaps.push(lost);
+        }
+        for sample in samples {
+            assert_eq!((sample * 32_768.0) as i16, ramp(place), "at {place}, after gaps {gaps:?}");
+            place += 1;
+            heard += 1;
+        }
+    }
+    (heard, gaps)
+}
+
 #[test]
 fn a_late_listener_loses_samples_of_a_live_pipe_and_they_are_counted() {
     let settings = config::Source { kind: SourceKind::Stdin, ..config::Source::default() };
     let health = health();
     let total = 16_000 * 60;
-    let mut source = RawPcm::new(Cursor::new(vec![0; total * 2]), &settings, Arc::clone(&health))
-        .expect("opens");
+    let bytes: Vec<u8> = (0..total).flat_map(|place| ramp(place).to_le_bytes()).collect();
+    let mut source =
+        RawPcm::new(Cursor::new(bytes), &settings, Arc::clone(&health)).expect("opens");
     std::thread::sleep(Duration::from_millis(300));
-    let (mut found, mut gap) = (0, 0);
-    let mut block = Vec::new();
+    let mut reads = Vec::new();
     loop {
-        block.clear();
-        match source.read(&mut block).expect("reads") {
-            Read::Gap { lost } => gap += lost,
-            Read::End => break,
-            _ => found += block.len() as u64,
+        let mut block = Vec::new();
+        let read = source.read(&mut block).expect("reads");
+        reads.push((read, block));
+        if read == Read::End {
+            break;
         }
     }
-    assert!(gap > 0);
-    assert_eq!(found + gap, total as u64);
-    assert_eq!(health.losses().0, gap);
+    assert_eq!(reads[0].0, Read::Sound, "what waited is heard before what is missing");
+    let (heard, gaps) = check_ramp(reads);
+    assert!(!gaps.is_empty());
+    assert_eq!(heard + gaps.iter().sum::<u64>(), total);
+    assert_eq!(health.losses().0, gaps.iter().sum::<u64>());
+}
+
+#[test]
+fn a_late_listener_hears_what_waited_before_what_a_driver_lost() {
+    let (mut inlet, mut outlet, overruns) = funnel(4_000);
+    let mut random = Random(9);
+    let (mut sent, mut reads) = (0_u64, Vec::new());
+    let mut expected_breaks = 0;
+    for round in 0..5_000 {
+        // Periods of a driver, of two channels.
+        let frames = 1 + random.below(300);
+        let period: Vec<i16> =
+            (sent..sent + frames).flat_map(|place| [ramp(place); 2]).collect();
+        if round % 97 == 0 {
+            overruns.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            expected_breaks += 1;
+        }
+        inlet.push(&period, |s| f32::from(s) / 32_768.0);
+        sent += frames;
+        // A listener that sleeps now and then.
+        while random.below(12) == 0 {
+            let mut sound = Vec::new();
+            match outlet.drain(2, |part| sound.extend(part.iter().step_by(2))) {
+                Drained::Sound => reads.push((Read::Sound, sound)),
+                Drained::Break { lost } => reads.push((Read::Gap { lost: lost / 2 }, sound)),
+                Drained::Nothing => break,
+            }
+        }
+    }
+    loop {
+        let mut sound = Vec::new();
+        match outlet.drain(2, |part| sound.extend(part.iter().step_by(2))) {
+            Drained::Sound => reads.push((Read::Sound, sound)),
+            Drained::Break { lost } => reads.push((Read::Gap { lost: lost / 2 }, sound)),
+            Drained::Nothing => break,
+        }
+    }
+    let (heard, gaps) = check_ramp(reads);
+    let lost: u64 = gaps.iter().sum();
+    assert!(lost > 0 && heard > 100_000, "{heard} heard, {lost} lost");
+    // What was lost last is told by the sound that would come next.
+    assert!(heard + lost <= sent && sent - heard - lost < 6_000, "{heard} + {lost} of {sent}");
+    assert!(gaps.contains(&0), "an overrun of the driver is a break, of unknown length");
+    assert!(gaps.len() > expected_breaks / 2, "{} breaks", gaps.len());
 }
 
 #[test]

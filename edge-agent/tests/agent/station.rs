@@ -11,7 +11,7 @@ use serde_json::Value;
 use tempfile::{TempDir, tempdir};
 
 use crate::bundle::write_thud_bundle;
-use crate::support::{Open, QUOTA, Random, until};
+use crate::support::{Open, QUOTA, Random, until, write_sound};
 use crate::uplink::{Cloud, broker};
 use crate::uploads;
 
@@ -37,17 +37,7 @@ pub(crate) fn recording(path: &Path, rounds: usize, onsets: &[f32]) {
             *sample += 0.5 * (-t / 0.04).exp() * (t * 400.0 * std::f32::consts::TAU).sin();
         }
     }
-    let spec = hound::WavSpec {
-        channels: 1,
-        sample_rate: RATE as u32,
-        bits_per_sample: 16,
-        sample_format: hound::SampleFormat::Int,
-    };
-    let mut writer = hound::WavWriter::create(path, spec).expect("made");
-    for sample in samples {
-        writer.write_sample((sample * 32_767.0) as i16).expect("written");
-    }
-    writer.finalize().expect("written");
+    write_sound(path, &samples);
 }
 
 /// Onsets of the thuds of so many rounds.

@@ -4,9 +4,14 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ecosight_agent::clip::Extent;
 use ecosight_agent::config::Config;
+use ecosight_agent::ear::Ear;
+use ecosight_agent::health::Health;
+use ecosight_agent::hearing::{Hearing, Timeline};
 use ecosight_agent::outbox::{Draft, OpenDraft, Opened, Outbox, OutboxError, Quota, Row, Stamped};
 use ecosight_agent::recorder::{Identity, InUse, Running};
+use ecosight_agent::source::{self, Begin};
 use ecosight_models::Event;
 use ecosight_shared::json::{AlertDocument, ModelInfo};
 use ecosight_shared::{
@@ -168,6 +173,44 @@ pub(crate) fn event(number: u64, class: usize, onset: u64, end: u64) -> Event {
         level_dbfs: -20.0,
         noise_floor_dbfs: -60.0,
         scores: vec![0.9, 0.05, 0.05],
+    }
+}
+
+/// Writes 16-bit samples as mono WAV.
+pub(crate) fn write_wav(path: &Path, rate: u32, samples: &[i16]) {
+    let spec = hound::WavSpec {
+        channels: 1,
+        sample_rate: rate,
+        bits_per_sample: 16,
+        sample_format: hound::SampleFormat::Int,
+    };
+    let mut writer = hound::WavWriter::create(path, spec).expect("made");
+    for sample in samples {
+        writer.write_sample(*sample).expect("written");
+    }
+    writer.finalize().expect("written");
+}
+
+/// The same of −1 to 1 at 16 kHz.
+pub(crate) fn write_sound(path: &Path, samples: &[f32]) {
+    let samples: Vec<i16> = samples.iter().map(|sample| (sample * 32_767.0) as i16).collect();
+    write_wav(path, 16_000, &samples);
+}
+
+/// Listens with `ear` to what `config` names from its beginning, and tells nobody else of it.
+pub(crate) fn hearing(ear: Ear, config: &Config, health: &Arc<Health>) -> Hearing {
+    Hearing {
+        source: source::open(&config.source, Begin::default(), health).expect("opens"),
+        begin: Begin::default(),
+        ear,
+        extent: Extent::of(&config.clip),
+        timeline: Timeline::Recorded(0),
+        health: Arc::clone(health),
+        is_replay: false,
+        tracer: None,
+        reel: None,
+        canaries: None,
+        orders: None,
     }
 }
 

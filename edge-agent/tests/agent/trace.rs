@@ -59,12 +59,16 @@ fn what_becomes_an_event_is_no_candidate() {
 }
 
 fn minute(unix_us: i64, score: f32) -> Entry {
+    part_of_a_minute(unix_us, -52.0, &[("gun_shot", score)])
+}
+
+fn part_of_a_minute(unix_us: i64, floor_dbfs: f32, highest: &[(&str, f32)]) -> Entry {
     Entry::Minute(MinuteRow {
         unix_us,
         windows: 125,
         speech: 3,
-        noise_floor_dbfs: Some(-52.0),
-        highest: BTreeMap::from([("gun_shot".to_owned(), score)]),
+        noise_floor_dbfs: Some(floor_dbfs),
+        highest: highest.iter().map(|(class, score)| ((*class).to_owned(), *score)).collect(),
     })
 }
 
@@ -143,7 +147,9 @@ async fn every_question_has_an_answer() {
     let all = why::why(directory.path(), START_US + hour, Duration::from_secs(90)).await;
     let text = why::text(&all.expect("answers"));
     assert!(
-        text.contains("candidate  gun_shot score 0.800") && text.contains("125 windows"),
+        text.contains("candidate  gun_shot score 0.800")
+            && text.contains("all classes in the model's order 0.80")
+            && text.contains("125 windows"),
         "{text}"
     );
     let kept = std::fs::read(directory.path().join(trace::BACKGROUND_FILE)).expect("written");
@@ -160,17 +166,39 @@ async fn two_weeks_are_remembered_and_no_more_rows_than_fit() {
     let kept = trace::read(directory.path(), i64::MIN / 2, i64::MAX / 2).await.expect("reads");
     assert_eq!((kept.minutes.len(), kept.candidates.len(), kept.events.len()), (2, 0, 0));
 
-    let many = (0..900).map(|i| near(START_US + i, 0.8, Stopped::Threshold)).collect();
-    let directory = written(many).await;
+    let directory = tempdir().expect("a directory");
+    let (tracer, received) = trace::channel();
+    let task = tokio::spawn(trace::run(directory.path().into(), received));
+    let telling = tokio::task::spawn_blocking(move || {
+        for i in 0..trace::ROWS_MAX + 900 {
+            tracer.note_last(near(START_US + i, 0.8, Stopped::Threshold));
+        }
+    });
+    telling.await.expect("no panic");
+    task.await.expect("no panic");
     let kept = trace::read(directory.path(), START_US, START_US + DAY).await.expect("reads");
-    assert_eq!(kept.candidates.len(), 900);
+    assert_eq!(kept.candidates.len() as i64, trace::ROWS_MAX);
+    assert_eq!(kept.candidates[0].unix_us, START_US + 900, "the oldest went");
 }
 
 #[tokio::test]
 async fn a_minute_cut_in_two_is_one_and_a_damaged_file_begins_anew() {
-    let directory = written(vec![minute(START_US, 0.1), minute(START_US, 0.3)]).await;
+    let halves = vec![
+        part_of_a_minute(START_US, -52.0, &[("gun_shot", 0.8), ("dog", 0.1)]),
+        part_of_a_minute(START_US, -55.0, &[("gun_shot", 0.2), ("dog", 0.3), ("vehicle", 0.4)]),
+    ];
+    let directory = written(halves).await;
     let kept = trace::read(directory.path(), START_US, START_US).await.expect("reads");
-    assert_eq!(kept.minutes.iter().map(|minute| minute.windows).collect::<Vec<_>>(), [250]);
+    let highest = [("gun_shot", 0.8), ("dog", 0.3), ("vehicle", 0.4)];
+    let highest = highest.map(|(class, score)| (class.to_owned(), score));
+    let whole = MinuteRow {
+        unix_us: START_US,
+        windows: 250,
+        speech: 6,
+        noise_floor_dbfs: Some(-55.0),
+        highest: BTreeMap::from(highest),
+    };
+    assert_eq!(kept.minutes, [whole]);
 
     crate::station::write(&directory.path().join(trace::FILE), &[7; 9_000]);
     let (tracer, received) = trace::channel();

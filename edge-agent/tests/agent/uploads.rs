@@ -10,20 +10,24 @@ use axum::extract::{Json, Path, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{post, put};
-use ecosight_agent::clip::{ClipFile, save};
+use ecosight_agent::clip::{ClipFile, Recording, save};
 use ecosight_agent::clock::Clock;
 use ecosight_agent::config;
-use ecosight_agent::health::Health;
-use ecosight_agent::outbox::{Draft, Stamped};
+use ecosight_agent::health::{Health, Loss};
+use ecosight_agent::hearing::Onset;
+use ecosight_agent::outbox::{ClipRow, Draft, Priority, Stamped};
 use ecosight_agent::recorder::Storage;
-use ecosight_agent::upload::Uploader;
-use ecosight_shared::EventId;
+use ecosight_agent::reel::Reel;
+use ecosight_agent::upload::{Patience, Uploader};
+use ecosight_shared::{ClipFormat, EventId, TimeQuality};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tempfile::{TempDir, tempdir};
 use tokio_util::sync::CancellationToken;
 
-use crate::support::{DEVICE, Open, QUOTA, Random, START_US, alert, detection, stamped, until};
+use crate::support::{
+    DEVICE, Open, QUOTA, Random, START_US, alert, detection, stamped, telemetry, until,
+};
 
 /// What a server does to one PUT.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -272,6 +276,27 @@ async fn clips_wait_while_an_alert_does() {
 }
 
 #[tokio::test]
+async fn clips_wait_for_every_record_but_not_for_ever() {
+    let station = Station::new().await;
+    let (server, url) = serve(&[]).await;
+    station.open.outbox.append(vec![telemetry(9)], None).await.expect("written");
+    let patience =
+        Patience { alerts: Duration::from_secs(60), records: Duration::from_millis(1_500) };
+    let uploader = station.uploader(&url, u64::MAX).with_patience(patience);
+    let stop = CancellationToken::new();
+    let began = std::time::Instant::now();
+    let task = tokio::spawn(uploader.run(CancellationToken::new(), stop.clone()));
+    tokio::time::sleep(Duration::from_millis(800)).await;
+    assert_eq!(server.lock().expect("fine").declarations, 0, "the record goes first");
+    // No receipt ever comes: it goes all the same, a piece at a time.
+    until("the clip", async || !station.path().exists()).await;
+    assert!(began.elapsed() > Duration::from_secs(5), "four pieces in {:?}", began.elapsed());
+    stop.cancel();
+    task.await.expect("no panic").expect("no error");
+    station.open.close().await;
+}
+
+#[tokio::test]
 async fn a_clip_that_is_gone_or_damaged_here_is_given_up_and_does_not_hold_up_the_end() {
     let gone = Station::new().await;
     std::fs::remove_file(gone.path()).expect("removed");
@@ -304,6 +329,69 @@ async fn over_the_quota_clips_are_given_up() {
     stop.cancel();
     task.await.expect("no panic").expect("no error");
     station.open.close().await;
+}
+
+#[tokio::test]
+async fn over_the_quota_the_oldest_without_an_alert_goes_first_and_the_last_day_stays() {
+    let directory = tempdir().expect("a directory");
+    let open = Open::at(directory.path(), 1, QUOTA).await;
+    let clips = directory.path().join("clips");
+    std::fs::create_dir(&clips).expect("made");
+    let ring = config::Ring { dir: Some(directory.path().join("ring")), ..config::Ring::default() };
+    let limits = config::Storage { reserve: config::Bytes(0), ..config::Storage::default() };
+    let reel = Reel::open(&ring, &limits).expect("opens").expect("kept");
+    let time = Onset { unix_us: START_US, quality: TimeQuality::Network };
+    let piece = Recording { samples: vec![0; 16_000], time, redacted: Vec::new() };
+    reel.add(&piece, "").expect("written");
+    let given = [
+        (1, Priority::Alert, 1),
+        (2, Priority::Detection, 5),
+        (3, Priority::Detection, 3),
+        (4, Priority::Alert, 2),
+        (5, Priority::Detection, 4),
+    ];
+    for (number, priority, created_us) in given {
+        let name = format!("{number}.flac");
+        overwrite(&clips.join(&name), &[0; 100]);
+        let row = ClipRow {
+            event: EventId(uuid::Uuid::from_u128(number)),
+            name,
+            sha256: [0; 32],
+            bytes: 100,
+            duration_ms: 1,
+            format: ClipFormat::Flac,
+        };
+        open.outbox.add_clip(row, priority, created_us).await.expect("written");
+    }
+    let health = Arc::new(Health::default());
+    // Nobody listens there.
+    let cloud = config::Cloud { url: Some("http://127.0.0.1:9".into()), ..config::Cloud::default() };
+    for (max_clips, left) in [(300, vec![1, 2, 4]), (250, vec![1, 4]), (100, vec![4])] {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let reel = Some(Arc::clone(&reel));
+        let storage = Storage { clips: clips.clone(), reserve: 0, max_clips, reel };
+        let clock = Clock::from_fn(|| START_US);
+        let outbox = open.outbox.clone();
+        let uploader = Uploader::new(&cloud, outbox, storage, DEVICE, Arc::clone(&health), clock);
+        let stop = CancellationToken::new();
+        let run = uploader.expect("set up").run(CancellationToken::new(), stop.clone());
+        let task = tokio::spawn(run);
+        let kept = async || {
+            let rows = open.outbox.clips().await.expect("reads");
+            let mut kept: Vec<u128> = rows.iter().map(|row| row.event.0.as_u128()).collect();
+            kept.sort_unstable();
+            kept
+        };
+        until("as few as may be", async || kept().await.len() <= left.len()).await;
+        assert_eq!(kept().await, left, "of at most {max_clips} bytes");
+        stop.cancel();
+        task.await.expect("no panic").expect("no error");
+        let there = |number: &u128| clips.join(format!("{number}.flac")).exists();
+        assert!((1..=5).filter(there).eq(left), "the files go with their rows");
+    }
+    assert_eq!(health.lost_so_far(Loss::Clip), 4);
+    assert!(reel.report().is_some(), "the last day makes no room for clips over their quota");
+    open.close().await;
 }
 
 #[allow(clippy::disallowed_methods, reason = "damages a file on purpose")]

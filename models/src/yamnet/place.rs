@@ -41,6 +41,12 @@ pub fn default_path() -> PathBuf {
     candidates().into_iter().next().unwrap_or_else(|| PathBuf::from(SYSTEM))
 }
 
+/// Where it goes for all users of this machine, if no place is named.
+#[must_use]
+pub fn system_path() -> PathBuf {
+    if is_named() { default_path() } else { PathBuf::from(SYSTEM) }
+}
+
 /// The first candidate that is there.
 ///
 /// # Errors

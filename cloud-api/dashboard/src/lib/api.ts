@@ -171,6 +171,19 @@ export interface Telemetry {
   source: SourceState;
 }
 
+/** How a station said it is when it last told. */
+export interface Health {
+  last_verified: string | null;
+  source_faults: string[];
+  time_quality: string;
+  clock_offset_ms: number | null;
+  canary_score: number | null;
+  canary_threshold: number | null;
+  power_limits: string[];
+  supply_v: number | null;
+  losses: Record<string, number>;
+}
+
 export interface Device {
   id: string;
   name: string;
@@ -181,6 +194,7 @@ export interface Device {
   model: ModelRef | null;
   location: Location | null;
   telemetry: Telemetry | null;
+  health?: Health | null;
 }
 
 export interface SystemInfo {

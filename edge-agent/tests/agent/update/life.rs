@@ -6,12 +6,10 @@ use std::sync::Arc;
 use std::sync::mpsc::channel as orders_channel;
 use std::time::Duration;
 
-use ecosight_agent::clip::Extent;
 use ecosight_agent::config::Config;
 use ecosight_agent::ear::{self, Ear};
 use ecosight_agent::health::Health;
-use ecosight_agent::hearing::{Heard, Hearing, Timeline, channel};
-use ecosight_agent::source::{self, Begin};
+use ecosight_agent::hearing::{Heard, Hearing, channel};
 use ecosight_agent::update::trial::{Board, Order, Outcome, Tally, judge};
 use ecosight_loadtest::Broker;
 use ecosight_models::Event;
@@ -26,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Release, Server, key};
 use crate::bundle::Thud;
 use crate::station::{AGENT, Place, THUDS, terminate, thuds, write};
-use crate::support::{DEVICE, until};
+use crate::support::{DEVICE, hearing, until};
 use crate::uplink::{Cloud, broker};
 
 /// A station on the loopback address, and what it is told and says.
@@ -280,17 +278,9 @@ fn listen(place: &Place, changes_after: Option<usize>) -> (Vec<(Event, String)>,
     let (heir, ..) = ear_of(&folder.join("heir"), &thud("2.0.0"), &night);
     let (orders, told_to_try) = orders_channel();
     let hearing = Hearing {
-        source: source::open(&config.source, Begin::default(), &health).expect("opens"),
-        begin: Begin::default(),
-        ear,
-        extent: Extent::of(&config.clip),
-        timeline: Timeline::Recorded(0),
-        health: Arc::clone(&health),
         is_replay: true,
-        tracer: None,
-        reel: None,
-        canaries: None,
         orders: Some(told_to_try),
+        ..hearing(ear, &config, &health)
     };
     let board = Board::default();
     if changes_after.is_some() {

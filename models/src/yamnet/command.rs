@@ -1,4 +1,4 @@
-//! `ecosight-models import-yamnet`
+//! `import-yamnet`, of the tools and of the station.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -7,14 +7,16 @@ use std::process::ExitCode;
 
 use anyhow::{Context, bail};
 use clap::Args;
-use ecosight_models::bundle::hex;
-use ecosight_models::durable;
-use ecosight_models::yamnet::accept::{Likeness, OTHER, SAME};
-use ecosight_models::yamnet::{self, download};
 use sha2::{Digest, Sha256};
 
+use super::accept::{Likeness, OTHER, SAME};
+use super::download;
+use crate::bundle::hex;
+use crate::{durable, yamnet};
+
+/// What to import.
 #[derive(Debug, Args)]
-pub(crate) struct Arguments {
+pub struct Arguments {
     /// A TFLite file of YAMNet v1, float32, float16 or int8, bare or in the .tar.gz it came in.
     #[arg(required_unless_present = "download")]
     file: Option<PathBuf>,
@@ -26,7 +28,13 @@ pub(crate) struct Arguments {
     out: Option<PathBuf>,
 }
 
-pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+/// Reads or fetches a YAMNet, converts it, makes sure that it hears like the published one, and writes it to
+/// `place` unless the arguments name another.
+///
+/// # Errors
+/// The file cannot be read or is no YAMNet v1, with the remedy in the text; or the place cannot be
+/// written.
+pub fn run(arguments: &Arguments, place: PathBuf) -> anyhow::Result<ExitCode> {
     let (source, bytes) = match &arguments.file {
         Some(path) => (path.display().to_string(), read(path)?),
         None => ("the published YAMNet v1".to_owned(), fetch()?),
@@ -38,7 +46,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         .map_err(anyhow::Error::msg)
         .context("the imported network does not run")?;
     judge(&likeness, &source)?;
-    let out = arguments.out.clone().unwrap_or_else(yamnet::default_path);
+    let out = arguments.out.clone().unwrap_or(place);
     durable::write_file(&out, &onnx).with_context(|| {
         format!("can't write {}; name another place with --out FILE", out.display())
     })?;
