@@ -8,6 +8,7 @@ use reqwest::header::{COOKIE, ORIGIN, SET_COOKIE};
 use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
 
+use crate::fleet::{server_with_station, with_clip};
 use crate::program::{Server, run};
 use crate::station::{Station, alert, device, status};
 
@@ -237,6 +238,89 @@ async fn sites_and_positions_are_seen_by_those_who_may() {
     assert_eq!(sites["items"], json!([]));
     let (_, sites) = get(&server, "/api/v1/sites", &viewer).await;
     assert_eq!(sites["items"][0]["id"], "ridge");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn samples_are_seen_and_changed_by_those_of_their_site() {
+    let (server, station, _) = server_with_station().await;
+    let event = with_clip(&server, &station).await;
+    let verdict = format!("/api/v1/detections/{event}/verdict");
+    let confirmed = json!({"verdict": "confirmed"});
+    let by_nobody = &Credential::None;
+    assert_eq!(ask(&server, Method::PUT, &verdict, by_nobody, Some(&confirmed)).await.0, 200);
+    let uploaded = crate::original::upload_bang(&server).await;
+    let admin = json!({"name": "root", "password": PASSWORD, "role": "admin"});
+    assert_eq!(post(&server, "/api/v1/users", by_nobody, admin).await.0, 201);
+    let (_, admin) = log_in(&server, "root", PASSWORD).await;
+    let (_, all) = key(&server, &admin, "reviewer", Value::Null).await;
+    let (_, ridge) = key(&server, &admin, "reviewer", json!(["ridge"])).await;
+    let (_, valley) = key(&server, &admin, "reviewer", json!(["valley"])).await;
+    for (who, samples) in [(&all, 2), (&ridge, 1), (&valley, 0)] {
+        let (_, list) = get(&server, "/api/v1/samples", who).await;
+        assert_eq!(list["items"].as_array().unwrap().len(), samples, "{list}");
+        let (_, labels) = get(&server, "/api/v1/labels", who).await;
+        let classes = labels["items"].as_array().unwrap().iter();
+        assert_eq!(classes.map(|class| class["samples"].as_i64().unwrap()).sum::<i64>(), samples);
+    }
+    let (_, list) = get(&server, "/api/v1/samples", &ridge).await;
+    let sample = format!("/api/v1/samples/{}", list["items"][0]["id"].as_str().unwrap());
+    let (relabel, data) = (json!({"class": "dog"}), format!("{sample}/data"));
+    for (method, path, body) in [
+        (Method::GET, &sample, None),
+        (Method::GET, &data, None),
+        (Method::PATCH, &sample, Some(&relabel)),
+    ] {
+        assert_eq!(ask(&server, method.clone(), path, &valley, body).await.0, 404, "{method}");
+        assert_eq!(ask(&server, method.clone(), path, &ridge, body).await.0, 200, "{method}");
+    }
+    assert_eq!(ask(&server, Method::DELETE, &sample, &valley, None).await.0, 404);
+    // What somebody uploaded is of no site, and so is not theirs.
+    assert_eq!(get(&server, &format!("/api/v1/samples/{uploaded}"), &ridge).await.0, 404);
+    // The same content would take another class.
+    let file = ridge.on(server.client().get(server.url(&data))).send().await.unwrap();
+    let file = file.bytes().await.unwrap().to_vec();
+    let upload = async |who: &Credential| {
+        let part = reqwest::multipart::Part::bytes(file.clone()).file_name("shot.wav");
+        let form = reqwest::multipart::Form::new().text("class_name", "cat").part("file", part);
+        let sent = who.on(server.client().post(server.url("/upload"))).multipart(form).send();
+        sent.await.unwrap().status().as_u16()
+    };
+    assert_eq!(upload(&valley).await, 409);
+    assert_eq!(get(&server, &sample, &ridge).await.1["class"], "dog");
+    assert_eq!(upload(&ridge).await, 200);
+    assert_eq!(ask(&server, Method::DELETE, &sample, &ridge, None).await.0, 204);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_account_for_some_sites_gives_nobody_more() {
+    let (server, admin) = closed_server().await;
+    let (whole_id, _) = key(&server, &admin, "viewer", Value::Null).await;
+    let (_, ridge) = key(&server, &admin, "admin", json!(["ridge"])).await;
+    for (sites, status) in [
+        (Value::Null, 403),
+        (json!(["valley"]), 403),
+        (json!(["ridge", "valley"]), 403),
+        (json!(["ridge"]), 201),
+        (json!([]), 201),
+    ] {
+        let name = format!("user {}", sites.to_string().replace(['[', ']', '"', ','], "-"));
+        let user = json!({"name": name, "password": PASSWORD, "role": "admin", "sites": sites});
+        let (made, answer) = post(&server, "/api/v1/users", &ridge, user).await;
+        assert_eq!(made, status, "a user for {sites}: {answer}");
+        let body = json!({"name": "key", "role": "admin", "sites": sites});
+        assert_eq!(post(&server, "/api/v1/keys", &ridge, body).await.0, status, "key for {sites}");
+    }
+    let (_, users) = get(&server, "/api/v1/users", &ridge).await;
+    assert!(users["items"].as_array().unwrap().iter().all(|user| user["name"] != "root"));
+    let path = format!("/api/v1/keys/{whole_id}");
+    assert_eq!(ask(&server, Method::DELETE, &path, &ridge, None).await.0, 404);
+    assert_eq!(ask(&server, Method::DELETE, &path, &admin, None).await.0, 204);
+    // The model that answers is every site's.
+    for path in ["/api/v1/models/rollback".to_owned(), format!("/api/v1/models/{whole_id}/activate")]
+    {
+        assert_eq!(post(&server, &path, &ridge, json!({})).await.0, 403, "{path}");
+        assert_ne!(post(&server, &path, &admin, json!({})).await.0, 403, "{path}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
