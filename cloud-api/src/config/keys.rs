@@ -1,7 +1,7 @@
 //! The table of keys.
 
 use std::fmt::Write as _;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -70,9 +70,19 @@ pub(super) const KEYS: &[Key] = &[
     Key {
         section: "http",
         name: "rate_limit",
-        doc: "Requests a second of one user, key, station or address; 0 for any number.",
-        set: |c, v| count(&v, 0, 1_000_000).map(|v| c.http.rate_limit = v as u32),
-        get: |c| Some(c.http.rate_limit.to_string()),
+        doc: "Requests a second of one user, key, station or address; 0 for any number. If not set, 100 where other machines or trusted proxies reach the server, else any number.",
+        set: |c, v| count(&v, 0, 1_000_000).map(|v| c.http.rate_limit = Some(v as u32)),
+        get: |c| c.http.rate_limit.map(|rate| rate.to_string()),
+    },
+    Key {
+        section: "http",
+        name: "trusted_proxies",
+        doc: "Addresses of proxies whose X-Forwarded-For says where a request came from, as in [\"10.0.0.2\"].",
+        set: |c, v| addresses(v).map(|v| c.http.trusted_proxies = v),
+        get: |c| {
+            let proxies = c.http.trusted_proxies.iter().map(ToString::to_string);
+            Some(listed(&proxies.collect::<Vec<_>>()))
+        },
     },
     Key {
         section: "http",
@@ -377,6 +387,14 @@ fn items(value: Written) -> Result<Vec<String>, String> {
             .collect()),
         other => Err(format!("expected a list of texts, found {}", other.kind())),
     }
+}
+
+fn addresses(value: Written) -> Result<Vec<IpAddr>, String> {
+    let address = |text: String| {
+        let parsed = text.parse::<IpAddr>().map(|ip| ip.to_canonical());
+        parsed.map_err(|_| format!("{text:?} is no address; write an IP, as in \"10.0.0.2\""))
+    };
+    items(value)?.into_iter().map(address).collect()
 }
 
 fn public_keys(value: Written) -> Result<Vec<PublicKey>, String> {

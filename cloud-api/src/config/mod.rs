@@ -5,7 +5,7 @@ mod keys;
 mod parse;
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -47,10 +47,28 @@ pub struct HttpConfig {
     pub idle_timeout: Duration,
     /// Time for one request, from its head to its answer; uploads of clips have their own rule.
     pub request_timeout: Duration,
-    /// Requests a second of one caller; 0 for any number.
-    pub rate_limit: u32,
+    /// Requests a second of one caller; 0 for any number; see [`HttpConfig::requests_a_second`] for
+    /// what holds if it is not set.
+    pub rate_limit: Option<u32>,
+    /// Proxies whose word on where a request came from is believed.
+    pub trusted_proxies: Vec<IpAddr>,
     /// Web origins that may call the API from a browser, `*` for all; none but our own page by default.
     pub cors_origins: Vec<String>,
+}
+
+/// Requests a second of one caller where other machines reach the server: a page that shows everything
+/// at once asks some dozens of times.
+const PUBLIC_RATE: u32 = 100;
+
+impl HttpConfig {
+    /// Requests a second of one caller; `None` for any number, as on the loopback address unless a
+    /// proxy there speaks for others.
+    #[must_use]
+    pub fn requests_a_second(&self) -> Option<u32> {
+        let private = self.listen.ip().is_loopback() && self.trusted_proxies.is_empty();
+        let default = if private { 0 } else { PUBLIC_RATE };
+        Some(self.rate_limit.unwrap_or(default)).filter(|rate| *rate > 0)
+    }
 }
 
 /// Where records are kept.
@@ -211,7 +229,8 @@ impl Default for Config {
                 header_timeout: Duration::from_secs(10),
                 idle_timeout: Duration::from_secs(30),
                 request_timeout: Duration::from_secs(60),
-                rate_limit: 0,
+                rate_limit: None,
+                trusted_proxies: Vec::new(),
                 cors_origins: Vec::new(),
             },
             database: DatabaseConfig { url: String::new() },

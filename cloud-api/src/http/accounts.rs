@@ -15,7 +15,7 @@ use uuid::Uuid;
 use super::events::{All, id, limit, time};
 use super::{Api, Problem};
 use crate::access::{
-    Account, Caller, Role, SESSION_AGE, Secret, cookie, expired_cookie, hashed, session_token,
+    Account, Address, Attempt, Caller, Role, SESSION_AGE, Secret, cookie, expired_cookie, hashed, session_token,
     too_often,
 };
 use crate::clock::rfc3339;
@@ -57,12 +57,13 @@ pub(super) struct Me {
 )]
 pub(super) async fn login(
     State(api): State<Arc<Api>>,
+    Extension(address): Extension<Address>,
     headers: HeaderMap,
     body: Result<Json<Login>, JsonRejection>,
 ) -> Result<Response, Problem> {
     let Json(Login { name, password }) = body.map_err(|error| Problem::of_json(&error))?;
     let name = super::events::plain("name", Some(name))?.unwrap_or_default();
-    api.guard.attempt(&name).map_err(too_often)?;
+    api.guard.attempt(Attempt::Login(&name), &address).map_err(too_often)?;
     let user = api.store.user_named(&name).await?;
     let hash = user.as_ref().map(|user| user.password.as_str());
     let user = match (api.passwords.verify(&password, hash).await, user) {
@@ -76,7 +77,7 @@ pub(super) async fn login(
             ));
         }
     };
-    api.guard.succeeded(&name);
+    api.guard.succeeded(Attempt::Login(&name), &address);
     if let Some(old) = session_token(&headers) {
         api.store.end_session(hashed(&old)).await?;
     }
@@ -149,19 +150,20 @@ pub(super) struct NewPassword {
 pub(super) async fn change_password(
     State(api): State<Arc<Api>>,
     Extension(caller): Extension<Caller>,
+    Extension(address): Extension<Address>,
     body: Result<Json<NewPassword>, JsonRejection>,
 ) -> Result<StatusCode, Problem> {
     let Json(NewPassword { old, new }) = body.map_err(|error| Problem::of_json(&error))?;
     let Caller::Account(Account { id, actor, by_cookie: true, .. }) = caller else {
         return Err(Problem::new(StatusCode::FORBIDDEN, "A key has no password; make a new key."));
     };
-    api.guard.attempt(&actor).map_err(too_often)?;
+    api.guard.attempt(Attempt::Login(&actor), &address).map_err(too_often)?;
     let users = api.store.users().await?;
     let user = users.iter().find(|user| user.id == id);
     if !api.passwords.verify(&old, user.map(|user| user.password.as_str())).await {
         return Err(unprocessable("old: this is not your password."));
     }
-    api.guard.succeeded(&actor);
+    api.guard.succeeded(Attempt::Login(&actor), &address);
     let hash = api.passwords.hash(&new, &api.chance).await.map_err(unprocessable)?;
     api.store.set_password(id, hash).await?;
     log(&api, actor, "password.change", "", String::new()).await?;

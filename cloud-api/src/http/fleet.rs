@@ -19,7 +19,9 @@ use uuid::Uuid;
 use super::accounts::{log, unprocessable};
 use super::events::{All, id, limit, time};
 use super::{Api, Problem};
-use crate::access::{Caller, Permission, Secret, hashed, mosquitto_hash, too_often};
+use crate::access::{
+    Address, Attempt, Caller, Permission, Secret, hashed, mosquitto_hash, too_often,
+};
 use crate::clock::rfc3339;
 use crate::documents::TelemetryDocument;
 use crate::samples::checked_name;
@@ -214,11 +216,12 @@ pub(super) struct Enrolled {
 )]
 pub(super) async fn enrol(
     State(api): State<Arc<Api>>,
+    Extension(address): Extension<Address>,
     body: Result<Json<EnrolBody>, JsonRejection>,
 ) -> Result<Response, Problem> {
     let Json(EnrolBody { code, device_id }) = body.map_err(|error| Problem::of_json(&error))?;
     // 80 random bits: nobody guesses one within these attempts.
-    api.guard.attempt("enrol").map_err(too_often)?;
+    api.guard.attempt(Attempt::Enrolment, &address).map_err(too_often)?;
     let secret = Secret::station(&api.chance);
     let mqtt_hash = mosquitto_hash(&secret, api.chance.bytes());
     let (code, now_us) = (hashed(&code.to_ascii_uppercase()), api.clock.now_us());
@@ -229,7 +232,7 @@ pub(super) async fn enrol(
             "There is no such code, or it was used, or it is too old; ask for a new one.",
         ));
     };
-    api.guard.succeeded("enrol");
+    api.guard.succeeded(Attempt::Enrolment, &address);
     let target = format!("station:{device_id}");
     log(&api, target.clone(), "enrol", &target, site_id.clone()).await?;
     let enrolled = Enrolled {

@@ -152,7 +152,7 @@ pub async fn serve(config: Config, roles: &Roles, clock: Clock) -> Result<()> {
         link: link.clone(),
         introduction: introduction(&config, &broker)?,
         broker: if config.mqtt.broker == BrokerChoice::Embedded { "embedded" } else { "external" },
-        guard: Guard::new(store.clone(), clock.clone(), open, config.http.rate_limit),
+        guard: Guard::new(store.clone(), clock.clone(), open, &config.http),
         passwords: Passwords::default(),
         pictures: Arc::new(Semaphore::new(PICTURES)),
         metrics: Some(metrics.clone()),

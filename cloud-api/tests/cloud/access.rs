@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use ecosight_cloud::access::policy::{Need, POLICY};
 use ecosight_cloud::access::{Permission, Role};
-use reqwest::header::{COOKIE, ORIGIN, SET_COOKIE};
+use reqwest::header::{COOKIE, ORIGIN, RETRY_AFTER, SET_COOKIE};
 use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
 
@@ -373,6 +373,115 @@ async fn passwords_are_not_guessed_and_sessions_end() {
     let own = own.header(ORIGIN, format!("http://127.0.0.1:{}", server.http_port));
     assert_eq!(own.send().await.unwrap().status().as_u16(), 204);
     assert_eq!(get(&server, "/api/v1/users", &admin).await.0, 401, "the session has ended");
+}
+
+/// A server behind a trusted proxy on this machine, with an administrator and no model.
+async fn limited_server(config: &str) -> (Server, Credential) {
+    let config = format!("[http]\ntrusted_proxies = [\"127.0.0.1\"]\n{config}\n");
+    let server = Server::start_with_config(&config, &["--yamnet", "/none"]).await;
+    // Waiting for it to come up was asking, too.
+    tokio::time::sleep(std::time::Duration::from_millis(1_200)).await;
+    let admin = json!({"name": "root", "password": PASSWORD, "role": "admin"});
+    assert_eq!(post(&server, "/api/v1/users", &Credential::None, admin).await.0, 201);
+    let (_, admin) = log_in(&server, "root", PASSWORD).await;
+    (server, admin)
+}
+
+/// Asks as from `address`; gives the status and `Retry-After`.
+async fn ask_from(
+    server: &Server,
+    address: &str,
+    path: &str,
+    who: &Credential,
+) -> (u16, Option<u64>) {
+    let request = who.on(server.client().get(server.url(path)));
+    let response = request.header("x-forwarded-for", address).send().await.unwrap();
+    let wait = response.headers().get(RETRY_AFTER);
+    let wait_s = wait.map(|wait| wait.to_str().unwrap().parse().unwrap());
+    (response.status().as_u16(), wait_s)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn credentials_that_nobody_has_are_not_tried_without_limit() {
+    let (server, admin) = limited_server("").await;
+    let (_, good) = key(&server, &admin, "viewer", Value::Null).await;
+    let bad = |n: usize| match n % 3 {
+        0 => Credential::Bearer(format!("esk_{n}")),
+        1 => Credential::Basic(device(7).to_string(), format!("esd_{n}")),
+        _ => Credential::Cookie(format!("__Host-ecosight=ess_{n}")),
+    };
+    let (mut tried, mut turned_away) = (0, 0);
+    for n in 0..150 {
+        // What the client itself writes before the proxy's word counts for nothing.
+        let from = format!("10.9.8.{n}, 198.51.100.1");
+        match ask_from(&server, &from, "/api/v1/sites", &bad(n)).await {
+            (401, None) => tried += 1,
+            (429, Some(wait_s)) if wait_s > 0 => turned_away += 1,
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!((60..80).contains(&tried), "{tried} were looked up");
+    assert!(turned_away > 0);
+    // Good ones are not looked up from there either, and are from anywhere else.
+    assert_eq!(ask_from(&server, "198.51.100.1", "/api/v1/sites", &good).await.0, 429);
+    assert_eq!(ask_from(&server, "198.51.100.2", "/api/v1/sites", &good).await.0, 200);
+    assert_eq!(ask_from(&server, "198.51.100.1", "/health", &Credential::None).await.0, 503);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_caller_has_a_rate_of_its_own() {
+    let (server, admin) = limited_server("rate_limit = 5").await;
+    // Two keys of one name are two callers.
+    let (_, one) = key(&server, &admin, "viewer", Value::Null).await;
+    let (_, two) = key(&server, &admin, "viewer", Value::Null).await;
+    let mut limited = None;
+    for _ in 0..30 {
+        if let (429, wait_s) = ask_from(&server, "198.51.100.1", "/api/v1/sites", &one).await {
+            limited = wait_s;
+            break;
+        }
+    }
+    assert_eq!(limited, Some(1), "a burst was not limited");
+    assert_eq!(ask_from(&server, "198.51.100.1", "/api/v1/sites", &two).await.0, 200);
+    // Those without a name are told apart by their address.
+    let mut from = ["198.51.100.3"; 30].into_iter();
+    let mut limited = false;
+    while let (Some(address), false) = (from.next(), limited) {
+        limited = ask_from(&server, address, "/livez", &Credential::None).await.0 == 429;
+    }
+    assert!(limited, "somebody without a name was not limited");
+    assert_eq!(ask_from(&server, "198.51.100.4", "/livez", &Credential::None).await.0, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn codes_are_tried_by_each_address_for_itself() {
+    let (server, admin) = limited_server("").await;
+    let enrol = async |from: &str, code: &Value, n: u8| {
+        let body = json!({"code": code, "device_id": device(n).0});
+        let request = server.client().post(server.url("/api/v1/enrol")).json(&body);
+        let answer = request.header("x-forwarded-for", from).send().await.unwrap();
+        answer.status().as_u16()
+    };
+    let mut statuses = Vec::new();
+    for _ in 0..15 {
+        statuses.push(enrol("198.51.100.1", &"AAAA-BBBB-CCCC-DDDD".into(), 1).await);
+    }
+    assert_eq!(statuses.iter().filter(|status| **status == 403).count(), 10, "{statuses:?}");
+    assert_eq!(statuses.last(), Some(&429));
+    let offer = json!({"site": "ridge", "device_name": "one"});
+    let (_, offer) = post(&server, "/api/v1/enrolments", &admin, offer).await;
+    assert_eq!(enrol("198.51.100.1", &offer["code"], 1).await, 429);
+    assert_eq!(enrol("198.51.100.2", &offer["code"], 1).await, 201);
+    // Names are tried from one address only so often, whichever they are.
+    let mut evaluated = 0;
+    for n in 0..70 {
+        let body = json!({"name": format!("user {n}"), "password": "wrong wrong wrong"});
+        let login = server.client().post(server.url("/api/v1/login")).json(&body);
+        let answer = login.header("x-forwarded-for", "198.51.100.5").send().await.unwrap();
+        evaluated += usize::from(answer.status().as_u16() == 401);
+    }
+    assert_eq!(evaluated, 50);
+    assert_eq!(log_in(&server, "root", PASSWORD).await.0, 200, "from elsewhere");
 }
 
 #[tokio::test(flavor = "multi_thread")]
