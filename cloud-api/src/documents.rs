@@ -199,10 +199,15 @@ fn scores(scores: Option<&str>, classes: Option<&str>) -> Option<BTreeMap<String
 const BLUR_DEG: f64 = 0.1;
 const BLUR_M: f64 = 10_000.0;
 
+/// A latitude or longitude as vague as that.
+pub(crate) fn vague_deg(deg: f64) -> f64 {
+    (deg / BLUR_DEG).round() * BLUR_DEG
+}
+
 fn blurred(location: Option<LocationDocument>) -> Option<LocationDocument> {
     location.map(|LocationDocument { lat, lon, .. }| LocationDocument {
-        lat: (lat / BLUR_DEG).round() * BLUR_DEG,
-        lon: (lon / BLUR_DEG).round() * BLUR_DEG,
+        lat: vague_deg(lat),
+        lon: vague_deg(lon),
         uncertainty_m: Some(BLUR_M),
     })
 }

@@ -496,6 +496,25 @@ pub(super) async fn log(
     Ok(api.store.log_deed(Deed { at_us, actor, action, target, detail }).await?)
 }
 
+/// Notes that somebody hears or sees a sound, once in a while for each of them: a player asks for many
+/// ranges. A station that fetches its own recording is nobody.
+pub(super) async fn note_play(
+    api: &Api,
+    caller: &Caller,
+    action: &'static str,
+    target: Uuid,
+) -> Result<(), Problem> {
+    let (target, what) = (target.to_string(), format!("{action} {target}"));
+    if matches!(caller, Caller::Station { .. }) || !api.guard.begins(caller, &what) {
+        return Ok(());
+    }
+    let logged = log(api, caller.actor(), action, &target, String::new()).await;
+    if logged.is_err() {
+        api.guard.not_begun(caller, &what);
+    }
+    logged
+}
+
 pub(super) fn checked_sites(sites: Option<Vec<String>>) -> Result<Option<Vec<String>>, Problem> {
     let Some(sites) = sites else { return Ok(None) };
     for site in &sites {

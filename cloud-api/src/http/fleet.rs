@@ -23,7 +23,7 @@ use crate::access::{
     Address, Attempt, Caller, Permission, Secret, hashed, mosquitto_hash, too_often,
 };
 use crate::clock::rfc3339;
-use crate::documents::TelemetryDocument;
+use crate::documents::{TelemetryDocument, vague_deg};
 use crate::samples::checked_name;
 use crate::store::{CommandRow, DesiredRow, DeviceRow, Enrolment, SiteRow};
 
@@ -46,6 +46,7 @@ pub(super) struct SiteDocument {
     name: String,
     /// IANA name.
     time_zone: String,
+    /// For those who may not know exactly, to a tenth of a degree.
     latitude: Option<f64>,
     longitude: Option<f64>,
     /// Stations that are there.
@@ -56,6 +57,17 @@ impl From<SiteRow> for SiteDocument {
     fn from(row: SiteRow) -> Self {
         let SiteRow { id, name, time_zone, latitude, longitude, devices } = row;
         Self { id, name, time_zone, latitude, longitude, devices }
+    }
+}
+
+impl SiteDocument {
+    /// The site as the caller may see it.
+    fn shown_to(mut self, caller: &Caller) -> Self {
+        if !caller.sees_positions() {
+            self.latitude = self.latitude.map(vague_deg);
+            self.longitude = self.longitude.map(vague_deg);
+        }
+        self
     }
 }
 
@@ -72,7 +84,8 @@ pub(super) async fn sites(
 ) -> Result<Json<All<SiteDocument>>, Problem> {
     let mut rows = api.store.sites().await?;
     rows.retain(|site| caller.sees(&site.id));
-    Ok(Json(All::of(rows)))
+    let shown = rows.into_iter().map(|row| SiteDocument::from(row).shown_to(&caller)).collect();
+    Ok(Json(All::of::<SiteDocument>(shown)))
 }
 
 /// What is to be known of a site.

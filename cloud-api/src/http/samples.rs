@@ -18,7 +18,7 @@ use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 use super::events::{Page, cursor, id, limit};
-use super::accounts::log;
+use super::accounts::{log, note_play};
 use super::{Api, Problem, form};
 use crate::access::Caller;
 use crate::clock::rfc3339;
@@ -361,6 +361,7 @@ pub(super) async fn data(
     Path(text): Path<String>,
 ) -> Result<Response, Problem> {
     let sample = known(&api, &caller, &text).await?;
+    note_play(&api, &caller, "sample.play", sample.id).await?;
     let file = tokio::fs::File::open(api.samples.path(&sample)).await.map_err(|error| {
         error!(sample = %sample.id, %error, "a sample's file cannot be read");
         Problem::of_disk(&error, "sample")

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use ecosight_cloud::access::policy::{Need, POLICY};
 use ecosight_cloud::access::{Permission, Role};
-use reqwest::header::{COOKIE, ORIGIN, RETRY_AFTER, SET_COOKIE};
+use reqwest::header::{COOKIE, ORIGIN, RANGE, RETRY_AFTER, SET_COOKIE};
 use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
 
@@ -236,8 +236,16 @@ async fn sites_and_positions_are_seen_by_those_who_may() {
     }
     let (_, sites) = get(&server, "/api/v1/sites", &elsewhere).await;
     assert_eq!(sites["items"], json!([]));
+    let site = json!({"name": "Ridge", "time_zone": "UTC", "latitude": -1.2345, "longitude": 36.789});
+    let described = ask(&server, Method::PUT, "/api/v1/sites/ridge", &admin, Some(&site)).await;
+    assert_eq!(described.0, 204);
     let (_, sites) = get(&server, "/api/v1/sites", &viewer).await;
-    assert_eq!(sites["items"][0]["id"], "ridge");
+    let site = &sites["items"][0];
+    assert_eq!(site["id"], "ridge");
+    assert!((site["latitude"].as_f64().unwrap() + 1.2).abs() < 1e-9, "{site}");
+    assert!((site["longitude"].as_f64().unwrap() - 36.8).abs() < 1e-9, "{site}");
+    let (_, sites) = get(&server, "/api/v1/sites", &ranger).await;
+    assert_eq!(sites["items"][0]["latitude"], -1.2345);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -373,6 +381,56 @@ async fn passwords_are_not_guessed_and_sessions_end() {
     let own = own.header(ORIGIN, format!("http://127.0.0.1:{}", server.http_port));
     assert_eq!(own.send().await.unwrap().status().as_u16(), 204);
     assert_eq!(get(&server, "/api/v1/users", &admin).await.0, 401, "the session has ended");
+}
+
+/// Lines of the audit log about an action: who, and to what.
+async fn deeds(server: &Server, admin: &Credential, action: &str) -> Vec<(String, String)> {
+    let (_, page) = get(server, "/api/v1/audit?limit=500", admin).await;
+    let lines = page["items"].as_array().unwrap().iter();
+    let text = |line: &Value, field: &str| line[field].as_str().unwrap().to_owned();
+    lines
+        .filter(|line| line["action"] == action)
+        .map(|line| (text(line, "actor"), text(line, "target")))
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_hears_a_recording_is_in_the_log_once() {
+    let (server, station, _) = server_with_station().await;
+    let event = with_clip(&server, &station).await;
+    let (verdict, confirmed) =
+        (format!("/api/v1/detections/{event}/verdict"), json!({"verdict": "confirmed"}));
+    let by_nobody = &Credential::None;
+    assert_eq!(ask(&server, Method::PUT, &verdict, by_nobody, Some(&confirmed)).await.0, 200);
+    let admin = json!({"name": "root", "password": PASSWORD, "role": "admin"});
+    assert_eq!(post(&server, "/api/v1/users", by_nobody, admin).await.0, 201);
+    let (_, admin) = log_in(&server, "root", PASSWORD).await;
+    let (_, ranger) = key(&server, &admin, "ranger", Value::Null).await;
+    let data = server.url(&format!("/api/v1/clips/{event}/data"));
+    // A player that begins in the middle has begun all the same.
+    for range in ["bytes=100-", "bytes=0-99", "bytes=200-"] {
+        let play = ranger.on(server.client().get(&data)).header(RANGE, range).send().await.unwrap();
+        assert_eq!(play.status().as_u16(), 206);
+    }
+    let by_ranger = ("key:ranger key".to_owned(), event.clone());
+    assert_eq!(deeds(&server, &admin, "clip.play").await, [by_ranger.clone()]);
+    admin.on(server.client().get(&data)).send().await.unwrap();
+    let by_root = ("user:root".to_owned(), event.clone());
+    assert_eq!(deeds(&server, &admin, "clip.play").await, [by_root.clone(), by_ranger.clone()]);
+    let picture = format!("/api/v1/clips/{event}/spectrogram");
+    assert_eq!(get(&server, &picture, &ranger).await.0, 200);
+    assert_eq!(deeds(&server, &admin, "clip.look").await, [by_ranger]);
+    let (_, samples) = get(&server, "/api/v1/samples", &admin).await;
+    let sample = samples["items"][0]["id"].as_str().unwrap();
+    let path = format!("/api/v1/samples/{sample}");
+    assert_eq!(get(&server, &format!("{path}/data"), &admin).await.0, 200);
+    let relabel = json!({"class": "dog"});
+    assert_eq!(ask(&server, Method::PATCH, &path, &admin, Some(&relabel)).await.0, 200);
+    assert_eq!(ask(&server, Method::DELETE, &path, &admin, None).await.0, 204);
+    for action in ["sample.play", "sample.relabel", "sample.forget"] {
+        let expected = [("user:root".to_owned(), sample.to_owned())];
+        assert_eq!(deeds(&server, &admin, action).await, expected, "{action}");
+    }
 }
 
 /// A server behind a trusted proxy on this machine, with an administrator and no model.
