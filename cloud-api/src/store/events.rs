@@ -112,51 +112,68 @@ macro_rules! select_event {
     };
 }
 
-/// Builds and runs the list's query on one pool.
-macro_rules! list {
-    ($db:ty, $pool:expr, $filter:expr, $limit:expr) => {{
-        let mut query = QueryBuilder::<$db>::new(select_event!("WHERE TRUE"));
+/// Adds to a query what a filter wants of events `e`, but for the place in the list.
+macro_rules! conditions {
+    ($query:ident, $filter:expr) => {
         if $filter.alerts_only {
-            query.push(" AND e.alert = TRUE");
+            $query.push(" AND e.alert = TRUE");
         }
         if let Some(site) = &$filter.site {
-            query.push(" AND e.site_id = ").push_bind(site.clone());
+            $query.push(" AND e.site_id = ").push_bind(site.clone());
         }
         if let Some(sites) = &$filter.sites {
             // No site at all matches nothing.
-            query.push(" AND e.site_id IN (NULL");
+            $query.push(" AND e.site_id IN (NULL");
             for site in sites {
-                query.push(", ").push_bind(site.clone());
+                $query.push(", ").push_bind(site.clone());
             }
-            query.push(")");
+            $query.push(")");
         }
         if let Some(score) = $filter.min_score {
-            query.push(" AND e.score >= ").push_bind(score);
+            $query.push(" AND e.score >= ").push_bind(score);
         }
         if let Some(state) = &$filter.state {
-            query.push(" AND e.state = ").push_bind(state.clone());
+            $query.push(" AND e.state = ").push_bind(state.clone());
         }
         match $filter.verdict {
             Some(Some(verdict)) => {
-                query.push(" AND e.verdict = ").push_bind(verdict.name());
+                $query.push(" AND e.verdict = ").push_bind(verdict.name());
             }
             Some(None) => {
-                query.push(" AND e.verdict IS NULL");
+                $query.push(" AND e.verdict IS NULL");
             }
             None => {}
         }
         if let Some(device) = $filter.device {
-            query.push(" AND e.device_id = ").push_bind(device);
+            $query.push(" AND e.device_id = ").push_bind(device);
         }
         if let Some(class) = &$filter.class {
-            query.push(" AND e.class = ").push_bind(class.clone());
+            $query.push(" AND e.class = ").push_bind(class.clone());
         }
         if let Some(since) = $filter.since_us {
-            query.push(" AND e.listed_us >= ").push_bind(since);
+            $query.push(" AND e.listed_us >= ").push_bind(since);
         }
         if let Some(until) = $filter.until_us {
-            query.push(" AND e.listed_us < ").push_bind(until);
+            $query.push(" AND e.listed_us < ").push_bind(until);
         }
+    };
+}
+
+/// Builds and runs the query for how many events there are on one pool.
+macro_rules! count {
+    ($db:ty, $pool:expr, $filter:expr) => {{
+        let mut query =
+            QueryBuilder::<$db>::new("SELECT COUNT(*) AS matched FROM events e WHERE TRUE");
+        conditions!(query, $filter);
+        query.build_query_scalar::<i64>().fetch_one($pool).await
+    }};
+}
+
+/// Builds and runs the list's query on one pool.
+macro_rules! list {
+    ($db:ty, $pool:expr, $filter:expr, $limit:expr) => {{
+        let mut query = QueryBuilder::<$db>::new(select_event!("WHERE TRUE"));
+        conditions!(query, $filter);
         if let Some(Cursor { listed_us, id }) = $filter.after {
             query.push(" AND (e.listed_us, e.id) < (").push_bind(listed_us);
             query.push(", ").push_bind(id).push(")");
@@ -211,6 +228,17 @@ impl Store {
         Ok(match &self.backend {
             Backend::Lite { read, .. } => list!(sqlx::Sqlite, read, filter, limit)?,
             Backend::Pg { pool } => list!(sqlx::Postgres, pool, filter, limit)?,
+        })
+    }
+
+    /// How many events a filter picks, wherever in the list.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    pub async fn count_events(&self, filter: &EventFilter) -> Result<i64, StoreError> {
+        Ok(match &self.backend {
+            Backend::Lite { read, .. } => count!(sqlx::Sqlite, read, filter)?,
+            Backend::Pg { pool } => count!(sqlx::Postgres, pool, filter)?,
         })
     }
 
