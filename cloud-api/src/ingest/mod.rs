@@ -185,10 +185,12 @@ impl Ingest {
     /// Commits until the database has taken the batch or refused it; `None` if `stop` comes first.
     async fn commit(
         &mut self,
-        batch: Batch,
+        mut batch: Batch,
         stop: &CancellationToken,
     ) -> Option<Result<Committed, StoreError>> {
         loop {
+            // Others look for what came since their last look: not long before it is theirs to see.
+            batch.received_us = self.clock.now_us();
             match self.store.commit(batch.clone()).await {
                 Err(error @ (StoreError::Unavailable(_) | StoreError::Abandoned(_))) => {
                     if self.backoff.is_first() {

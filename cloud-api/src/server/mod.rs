@@ -23,7 +23,7 @@ use crate::http::{self, Api, Introduction};
 use crate::ingest::{self, Ingest};
 use crate::lifecycle::{self, Signals, Tasks};
 use crate::link::{self, LinkOptions};
-use crate::live::{self, Live};
+use crate::live::{self, Feed, Live};
 use crate::metric;
 use crate::registry::{self, Registry};
 use crate::releases::Releases;
@@ -121,7 +121,7 @@ pub async fn serve(config: Config, roles: &Roles, clock: Clock) -> Result<()> {
         &broker,
         Backoff::new(Duration::from_millis(200), Duration::from_secs(10), seed),
     );
-    let live = Live::new(clock.now_us());
+    let live = Live::new(clock.now_us(), u16::from_le_bytes(chance.bytes()));
     let news = Arc::new(Notify::new());
     let rollout_news = Arc::new(Notify::new());
     let rollouts = Rollouts::new(store.clone(), clock.clone(), rollout_news.clone());
@@ -225,13 +225,15 @@ pub async fn serve(config: Config, roles: &Roles, clock: Clock) -> Result<()> {
         tasks.spawn_until_stop("ingest", ingest::run(ingest, deliveries, stop.clone()));
         let alerts = alerts::run(store.clone(), link, clock.clone(), news, stop.clone());
         tasks.spawn_until_stop("alerts", alerts);
-        let live = live::run(live.clone(), store.clone(), clock.clone(), changes, stop.clone());
-        tasks.spawn_until_stop("live", live);
-    } else {
-        // What another process takes in is found in the database.
-        let live = live::follow(live.clone(), store.clone(), clock.clone(), stop.clone());
-        tasks.spawn_until_stop("live", live);
     }
+    let feed = Feed {
+        live: live.clone(),
+        store: store.clone(),
+        clock: clock.clone(),
+        own: roles.has(Role::Ingest).then_some(changes),
+        others: !roles.has(Role::Ingest) || !config.mqtt.shared_group.is_empty(),
+    };
+    tasks.spawn_until_stop("live", live::run(feed, stop.clone()));
     tasks.spawn_until_stop("serving", switch.follow(stop.clone()));
     if roles.has(Role::Http) {
         let shown = live::show_trainings(live, store.clone(), stop.clone());

@@ -261,8 +261,8 @@ async fn what_was_heard_can_be_taken_elsewhere() {
     };
     let (one, other) = (device(1).to_string(), device(2).to_string());
     for (filter, rows) in [
-        (["--device", &one], 2),
-        (["--device", &other], 0),
+        (["--device", one.as_str()], 2),
+        (["--device", other.as_str()], 0),
         (["--min-score", "0.99"], 0),
         (["--state", "open"], 2),
         (["--verdict", "none"], 2),
