@@ -17,6 +17,7 @@ pub mod cli;
 pub mod clips;
 pub mod clock;
 pub mod config;
+pub mod disk;
 pub mod doctor;
 pub mod documents;
 pub mod export;

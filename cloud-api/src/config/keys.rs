@@ -86,6 +86,13 @@ pub(super) const KEYS: &[Key] = &[
     },
     Key {
         section: "http",
+        name: "drain_grace",
+        doc: "How long a server that was told to end still takes requests while /readyz says that it ends, as in \"5s\" or \"0s\". If not set, 3s where other machines reach it, else none.",
+        set: |c, v| grace(v).map(|v| c.http.drain_grace = Some(v)),
+        get: |c| c.http.drain_grace.map(|grace| quoted(&spelled(grace))),
+    },
+    Key {
+        section: "http",
         name: "cors_origins",
         doc: "Web origins that may call the API from a browser, as in [\"https://map.example\"]; \"*\" for all.",
         set: |c, v| origins(v).map(|v| c.http.cors_origins = v),
@@ -167,6 +174,13 @@ pub(super) const KEYS: &[Key] = &[
         doc: "Directory of the SQLite file and the clips; empty for the usual place.",
         set: |c, v| text(v).map(|v| c.storage.data_dir = v.into()),
         get: |c| Some(quoted(&c.storage.data_dir.to_string_lossy())),
+    },
+    Key {
+        section: "storage",
+        name: "reserve_mib",
+        doc: "With less MiB free on the disk of the data directory the server is not ready; 0 for any.",
+        set: |c, v| count(&v, 0, 1_000_000_000).map(|v| c.storage.reserve_mib = v as u64),
+        get: |c| Some(c.storage.reserve_mib.to_string()),
     },
     Key {
         section: "storage",
@@ -355,6 +369,17 @@ fn span(value: Written) -> Result<Duration, String> {
         Some(ms) if ms > 0 => Ok(Duration::from_millis(ms)),
         _ => Err(format!("{text:?} is no duration; write it as in \"30s\", \"10m\" or \"90d\"")),
     }
+}
+
+/// A duration that may be none: less than the half minute after which service managers kill.
+fn grace(value: Written) -> Result<Duration, String> {
+    let text = text(value)?;
+    let none = text.trim_end_matches(|c: char| c.is_ascii_alphabetic()) == "0";
+    let span = if none { Duration::ZERO } else { span(Written::Text(text))? };
+    if span > Duration::from_secs(30) {
+        return Err("at most 30s: service managers kill what does not end".into());
+    }
+    Ok(span)
 }
 
 fn spelled(span: Duration) -> String {

@@ -52,6 +52,9 @@ pub struct HttpConfig {
     pub rate_limit: Option<u32>,
     /// Proxies whose word on where a request came from is believed.
     pub trusted_proxies: Vec<IpAddr>,
+    /// How long a server that was told to end still takes requests; see [`HttpConfig::grace`] for what
+    /// holds if it is not set.
+    pub drain_grace: Option<Duration>,
     /// Web origins that may call the API from a browser, `*` for all; none but our own page by default.
     pub cors_origins: Vec<String>,
 }
@@ -60,7 +63,19 @@ pub struct HttpConfig {
 /// at once asks some dozens of times.
 const PUBLIC_RATE: u32 = 100;
 
+/// How long whoever shares requests out may take to see that a server ends: two looks a second apart, and
+/// a bit.
+const DRAIN_GRACE: Duration = Duration::from_secs(3);
+
 impl HttpConfig {
+    /// How long a server that was told to end still takes requests, and says at `/readyz` that it ends;
+    /// on the loopback address nobody shares requests out.
+    #[must_use]
+    pub fn grace(&self) -> Duration {
+        let default = if self.listen.ip().is_loopback() { Duration::ZERO } else { DRAIN_GRACE };
+        self.drain_grace.unwrap_or(default)
+    }
+
     /// Requests a second of one caller; `None` for any number, as on the loopback address unless a
     /// proxy there speaks for others.
     #[must_use]
@@ -123,6 +138,8 @@ pub struct StorageConfig {
     pub data_dir: PathBuf,
     /// Telemetry older than this is deleted.
     pub keep_telemetry: Duration,
+    /// Free space on the disk of the data directory below which the server is not ready, MiB; 0 for any.
+    pub reserve_mib: u64,
     /// Events that nobody judged are deleted by these; one that no rule is for is kept for ever.
     pub keep_events: Vec<KeepRule>,
 }
@@ -231,6 +248,7 @@ impl Default for Config {
                 request_timeout: Duration::from_secs(60),
                 rate_limit: None,
                 trusted_proxies: Vec::new(),
+                drain_grace: None,
                 cors_origins: Vec::new(),
             },
             database: DatabaseConfig { url: String::new() },
@@ -248,6 +266,7 @@ impl Default for Config {
             storage: StorageConfig {
                 data_dir: PathBuf::new(),
                 keep_telemetry: Duration::from_secs(90 * 24 * 3_600),
+                reserve_mib: 100,
                 keep_events: Vec::new(),
             },
             model: ModelConfig {

@@ -53,6 +53,7 @@ use crate::chance::Chance;
 use crate::clips::Clips;
 use crate::clock::Clock;
 use crate::config::{HttpConfig, LearningConfig};
+use crate::disk::Disk;
 use crate::inference::{Inference, MAX_FILE_BYTES};
 use crate::link::Link;
 use crate::live::Live;
@@ -123,6 +124,10 @@ pub struct Api {
     pub started_us: i64,
     /// Time between signs of life on a live stream.
     pub heartbeat: Duration,
+    /// Room for what comes.
+    pub disk: Disk,
+    /// The server is about to end.
+    pub leaving: CancellationToken,
     /// Ends the streams.
     pub stop: CancellationToken,
     /// Every path that is served; filled in by [`router`].

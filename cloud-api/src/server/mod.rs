@@ -19,6 +19,7 @@ use crate::chance::Chance;
 use crate::clips::Clips;
 use crate::clock::Clock;
 use crate::config::{BrokerChoice, Config};
+use crate::disk::Disk;
 use crate::http::{self, Api, Introduction};
 use crate::ingest::{self, Ingest};
 use crate::lifecycle::{self, Signals, Tasks};
@@ -73,7 +74,7 @@ pub async fn serve(config: Config, roles: &Roles, clock: Clock) -> Result<()> {
     };
     let mut tasks = Tasks::default();
     let store = open_store(&config, &data_dir).await?;
-    let open = is_private(config.http.listen);
+    let (open, grace) = (is_private(config.http.listen), config.http.grace());
     if listener.is_some() && !open && !store.has_administrator().await? {
         store.close().await;
         bail!(
@@ -160,6 +161,8 @@ pub async fn serve(config: Config, roles: &Roles, clock: Clock) -> Result<()> {
         chance: chance.clone(),
         started_us: clock.now_us(),
         heartbeat: HEARTBEAT.min(config.http.idle_timeout / 2),
+        disk: Disk::new(&data_dir, config.storage.reserve_mib),
+        leaving: tasks.leaving(),
         stop: stop.clone(),
         endpoints: Arc::default(),
     };
@@ -264,7 +267,9 @@ pub async fn serve(config: Config, roles: &Roles, clock: Clock) -> Result<()> {
     tasks.spawn("report", lifecycle::report(stop));
 
     let ran = tasks.run(&mut signals).await;
-    let ended = tasks.end(&mut signals, END_LIMIT).await;
+    // Where a part has failed, nothing is to be had by waiting.
+    let grace = if ran.is_ok() && roles.has(Role::Http) { grace } else { Duration::ZERO };
+    let ended = tasks.end(&mut signals, grace, END_LIMIT).await;
     tally.flush().await;
     store.close().await;
     ran.and(ended)?;

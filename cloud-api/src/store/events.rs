@@ -277,6 +277,22 @@ impl Store {
         })?)
     }
 
+    /// How many events people rejected, by what they were; `unknown` where nobody said.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    pub async fn false_alarms(&self) -> Result<Vec<(String, i64)>, StoreError> {
+        Ok(reading!(self, |pool| {
+            sqlx::query_as(
+                "SELECT COALESCE(verdict_cause, 'unknown') AS cause, COUNT(*) AS events \
+                 FROM events WHERE verdict = 'rejected' \
+                 GROUP BY COALESCE(verdict_cause, 'unknown')",
+            )
+            .fetch_all(pool)
+            .await
+        })?)
+    }
+
     /// The newest events with a recording that nobody judged, of these sites or of all, from
     /// `since_us` on. Canaries are no matter of opinion.
     ///

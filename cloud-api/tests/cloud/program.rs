@@ -101,6 +101,17 @@ impl Server {
         self.program.take().unwrap().terminate(limit).unwrap().code()
     }
 
+    /// Sends SIGTERM and does not wait.
+    pub(crate) fn ask_to_end(&self) {
+        let id = self.program.as_ref().unwrap().id().to_string();
+        assert!(Command::new("kill").args(["-TERM", &id]).status().unwrap().success());
+    }
+
+    /// Waits until it ends by itself; gives the exit code.
+    pub(crate) fn wait_for_end(&mut self, limit: Duration) -> Option<i32> {
+        self.program.take().unwrap().wait(limit).unwrap().code()
+    }
+
     pub(crate) fn address(&self) -> SocketAddr {
         SocketAddr::from(([127, 0, 0, 1], self.http_port))
     }

@@ -30,7 +30,7 @@ fn parts_alone_need_a_broker_that_all_reach() {
 }
 
 /// Mosquitto; `None`, said aloud, where it is not installed.
-fn broker() -> Option<Broker> {
+pub(crate) fn broker() -> Option<Broker> {
     match Broker::start() {
         Ok(broker) => Some(broker),
         Err(BrokerError::NotInstalled) => {
