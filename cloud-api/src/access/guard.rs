@@ -1,7 +1,8 @@
 //! Before any handler: who asks, how often, and whether they may.
 
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::extract::{MatchedPath, Request, State};
@@ -42,6 +43,8 @@ const LOGIN_SPAN: Duration = Duration::from_secs(15 * 60);
 /// whose password has ended comes back every few seconds, and others are behind its address.
 const BAD_CREDENTIALS: u32 = 60;
 const BAD_CREDENTIALS_SPAN: Duration = Duration::from_secs(60);
+/// How long it is believed that there is no account.
+const BELIEVED_FOR: Duration = Duration::from_secs(1);
 /// Of the ranges that a player asks for, one in this time is a line in the log.
 const PLAY_SPAN: Duration = Duration::from_secs(10 * 60);
 
@@ -56,6 +59,10 @@ struct Inner {
     clock: Clock,
     /// Whether everybody who reaches the server may do everything, as long as there is no account.
     open: bool,
+    /// Whether there is an account: then there always is.
+    accounts: AtomicBool,
+    /// That there is none is believed until then.
+    none_until: Mutex<Option<Instant>>,
     trusted_proxies: Vec<IpAddr>,
     requests: Option<Requests>,
     names: Limit,
@@ -93,6 +100,8 @@ impl Guard {
             store,
             clock,
             open,
+            accounts: AtomicBool::new(false),
+            none_until: Mutex::new(None),
             trusted_proxies: config.trusted_proxies.clone(),
             requests,
             names: Limit::new(LOGIN_FAILURES, LOGIN_SPAN),
@@ -187,10 +196,37 @@ impl Guard {
         {
             return Ok(Caller::Account(account));
         }
-        if self.inner.open && !self.inner.store.has_users().await? {
+        if self.inner.open && !self.has_accounts().await? {
             return Ok(Caller::Local);
         }
         Ok(Caller::Anonymous)
+    }
+
+    /// Whether there is an account. While there is none every request asks, and the answer is believed
+    /// for a moment: an operator who makes the first one from a terminal closes the server that much
+    /// later.
+    async fn has_accounts(&self) -> Result<bool, StoreError> {
+        let inner = &*self.inner;
+        if inner.accounts.load(Ordering::Relaxed) {
+            return Ok(true);
+        }
+        let lock = || inner.none_until.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        if lock().is_some_and(|until| now < until) {
+            return Ok(false);
+        }
+        let has = inner.store.has_users().await?;
+        if has {
+            self.accounts_exist();
+        } else {
+            *lock() = Some(now + BELIEVED_FOR);
+        }
+        Ok(has)
+    }
+
+    /// From now on the server asks everybody who they are.
+    pub(crate) fn accounts_exist(&self) {
+        self.inner.accounts.store(true, Ordering::Relaxed);
     }
 
     async fn credential(&self, value: &str) -> Result<Option<Caller>, StoreError> {

@@ -257,6 +257,7 @@ pub(super) async fn create_user(
     let Some(user) = api.store.create_user(user).await? else {
         return Err(Problem::new(StatusCode::CONFLICT, "name: there is a user with this name."));
     };
+    api.guard.accounts_exist();
     let target = format!("user:{}", user.name);
     log(&api, caller.actor(), "user.create", &target, user.role.clone()).await?;
     Ok((StatusCode::CREATED, Json(user.into())))

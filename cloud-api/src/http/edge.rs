@@ -12,7 +12,7 @@ use axum::extract::{MatchedPath, Request, State};
 use axum::http::header::{
     CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
 };
-use axum::http::{HeaderName, HeaderValue, StatusCode};
+use axum::http::{HeaderName, HeaderValue, Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use futures_util::StreamExt;
@@ -22,6 +22,7 @@ use tokio::time::{Instant, timeout};
 use tracing::{debug, error};
 
 use super::Problem;
+use crate::inference::{Inference, PredictError};
 use crate::metric;
 
 /// Nothing from elsewhere, nothing inline; the player makes its sound and pictures itself.
@@ -111,6 +112,22 @@ fn with_headers(mut response: Response, id: &str) -> Response {
     headers.insert(X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
     headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
     response
+}
+
+/// Turns a file away that could not be answered soon before anything else is done for it: nobody looks up
+/// who sent it, and its body is only read to be thrown away.
+pub(super) async fn shed(
+    State(inference): State<Inference>,
+    request: Request,
+    next: Next,
+) -> Response {
+    if request.method() == Method::POST
+        && request.uri().path() == "/predict"
+        && let Err(error @ PredictError::Overloaded { .. }) = inference.admits()
+    {
+        return Problem::from(error).into_response();
+    }
+    next.run(request).await
 }
 
 /// Reads on what a handler left of the body, for a while: a client that is still sending would

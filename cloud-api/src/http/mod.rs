@@ -245,7 +245,7 @@ fn routes(deadline: Duration) -> (Router<Arc<Api>>, OpenApi) {
 pub fn router(mut api: Api, config: &HttpConfig) -> Router {
     let (router, openapi) = routes(config.request_timeout);
     api.endpoints = openapi.paths.paths.keys().cloned().collect();
-    let guarded = api.guard.clone();
+    let (guarded, inference) = (api.guard.clone(), api.inference.clone());
     let run: Arc<str> = format!("{:x}", api.started_us / 1_000_000).into();
     let compressed = DefaultPredicate::new()
         .and(NotForContentType::const_new("audio/"))
@@ -257,6 +257,7 @@ pub fn router(mut api: Api, config: &HttpConfig) -> Router {
         .layer(from_fn_with_state(guarded, guard))
         .layer(CatchPanicLayer::custom(edge::panicked))
         .layer(CompressionLayer::new().compress_when(compressed))
+        .layer(from_fn_with_state(inference, edge::shed))
         .layer(cors(&config.cors_origins))
         .layer(from_fn(edge::drained))
         .layer(from_fn_with_state(run, edge::around))

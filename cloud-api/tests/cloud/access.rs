@@ -128,7 +128,7 @@ async fn every_route_stands_in_the_policy_and_every_rule_has_its_route() {
 
 /// An administrator of one site.
 const OF_SOME_SITES: &str = "key of admin for a site";
-/// What concerns every site, and so is none of those who have some.
+/// What concerns every site, and so is none of those who have some; what wants a body says so first.
 const OF_ALL_SITES: &[(&str, &str)] = &[
     ("POST", "/api/v1/models/{id}/activate"),
     ("POST", "/api/v1/models/rollback"),
@@ -138,8 +138,6 @@ const OF_ALL_SITES: &[(&str, &str)] = &[
     ("POST", "/api/v1/rollouts/{id}/start"),
     ("POST", "/api/v1/rollouts/{id}/pause"),
     ("POST", "/api/v1/rollouts/{id}/resume"),
-    ("POST", "/api/v1/rollouts/{id}/halt"),
-    ("POST", "/api/v1/rollouts/{id}/rollback"),
 ];
 
 /// RELIABILITY P24: nobody reaches what is not theirs.
