@@ -43,11 +43,21 @@ pub struct EventDocument {
     noise_floor_dbfs: Option<f64>,
     scores: Option<BTreeMap<String, f64>>,
     model: ModelDocument,
+    /// `open`, or `acknowledged` once somebody took the alert.
     state: String,
+    /// Who took it; `null` if nobody did.
+    acknowledged: Option<AcknowledgementDocument>,
     location: Option<LocationDocument>,
     clip: Option<ClipDocument>,
     /// What a person said of it; `null` if nobody did.
     verdict: Option<EventVerdict>,
+}
+
+/// Who took an alert.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+struct AcknowledgementDocument {
+    by: String,
+    at: String,
 }
 
 /// What a person said of an event.
@@ -145,8 +155,12 @@ impl From<EventRow> for EventDocument {
             by: row.verdict_by.unwrap_or_default(),
             at: rfc3339(row.verdict_us.unwrap_or_default()),
         });
+        let acknowledged = row.acknowledged_by.zip(row.acknowledged_us);
+        let acknowledged =
+            acknowledged.map(|(by, us)| AcknowledgementDocument { by, at: rfc3339(us) });
         Self {
             verdict,
+            acknowledged,
             id: row.id,
             device_id: row.device_id,
             device_name: row.device_name,

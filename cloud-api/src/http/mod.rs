@@ -188,6 +188,7 @@ fn routes(deadline: Duration) -> (Router<Arc<Api>>, OpenApi) {
         .routes(routes!(samples::labels))
         .routes(routes!(events::alerts))
         .routes(routes!(events::alert))
+        .routes(routes!(events::acknowledge))
         .routes(routes!(events::detections))
         .routes(routes!(events::detection))
         .routes(routes!(events::devices))

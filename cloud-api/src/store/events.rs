@@ -6,7 +6,7 @@ use std::str::FromStr;
 use sqlx::{FromRow, QueryBuilder};
 use uuid::Uuid;
 
-use super::{Backend, Store, StoreError, Verdict, reading};
+use super::{Backend, Store, StoreError, Verdict, reading, writing};
 
 /// An event with its station, model and clip.
 #[derive(Clone, Debug, PartialEq, FromRow)]
@@ -50,6 +50,8 @@ pub struct EventRow {
     pub verdict_note: Option<String>,
     pub verdict_by: Option<String>,
     pub verdict_us: Option<i64>,
+    pub acknowledged_by: Option<String>,
+    pub acknowledged_us: Option<i64>,
 }
 
 /// Which events; `None` means any.
@@ -103,7 +105,8 @@ macro_rules! select_event {
              m.classes AS model_classes, d.latitude, d.longitude, d.uncertainty_m, \
              c.status AS clip_status, c.bytes AS clip_bytes, c.duration_ms AS clip_duration_ms, \
              c.format AS clip_format, c.sha256 AS clip_sha256, e.verdict, e.verdict_cause, \
-             e.verdict_class, e.verdict_note, e.verdict_by, e.verdict_us \
+             e.verdict_class, e.verdict_note, e.verdict_by, e.verdict_us, e.acknowledged_by, \
+             e.acknowledged_us \
              FROM events e LEFT JOIN devices d ON d.id = e.device_id \
              LEFT JOIN models m ON m.tag = e.model_tag \
              LEFT JOIN clips c ON c.id = e.id AND c.device_id = e.device_id ",
@@ -275,6 +278,32 @@ impl Store {
             .fetch_all(pool)
             .await
         })?)
+    }
+
+    /// Notes that somebody takes an open alert; false if there is none: somebody else took it, most
+    /// likely.
+    ///
+    /// # Errors
+    /// [`StoreError`] as for every write.
+    pub async fn acknowledge(
+        &self,
+        event: Uuid,
+        by: String,
+        now_us: i64,
+    ) -> Result<bool, StoreError> {
+        writing!(self, |tx| {
+            sqlx::query(
+                "UPDATE events SET state = 'acknowledged', acknowledged_by = $2, \
+                 acknowledged_us = $3 WHERE id = $1 AND alert = TRUE AND state = 'open'",
+            )
+            .bind(event)
+            .bind(by)
+            .bind(now_us)
+            .execute(&mut *tx)
+            .await?
+            .rows_affected()
+                == 1
+        })
     }
 
     /// How many events people rejected, by what they were; `unknown` where nobody said.

@@ -9,8 +9,9 @@ use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
 
 use crate::fleet::{server_with_station, with_clip};
+use crate::live::Watcher;
 use crate::program::{Server, run};
-use crate::station::{Station, alert, device, status};
+use crate::station::{Station, alert, device, quiet_detection, status};
 
 const PASSWORD: &str = "correct horse battery";
 
@@ -453,6 +454,46 @@ async fn whoever_hears_a_recording_is_in_the_log_once() {
         let expected = [("user:root".to_owned(), sample.to_owned())];
         assert_eq!(deeds(&server, &admin, action).await, expected, "{action}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ranger_takes_an_alert_and_everybody_sees_who() {
+    let (server, station, _) = server_with_station().await;
+    station.send_record(&alert(device(1), 20)).await;
+    station.send_record(&quiet_detection(device(1), 21)).await;
+    server.wait_for_items("/api/v1/detections", 2).await;
+    let (_, alerts) = server.json("/api/v1/alerts").await;
+    let event = alerts["items"][0]["id"].as_str().unwrap().to_owned();
+    let (_, detections) = server.json("/api/v1/detections?class=dog").await;
+    let quiet = detections["items"][0]["id"].as_str().unwrap().to_owned();
+    let mut watcher = Watcher::open(&server, None).await;
+    let admin = json!({"name": "root", "password": PASSWORD, "role": "admin"});
+    assert_eq!(post(&server, "/api/v1/users", &Credential::None, admin).await.0, 201);
+    let (_, admin) = log_in(&server, "root", PASSWORD).await;
+    let take = async |event: &str, role: &str, sites: Value| {
+        let (_, who) = key(&server, &admin, role, sites).await;
+        post(&server, &format!("/api/v1/alerts/{event}/acknowledge"), &who, json!({})).await
+    };
+    for (role, sites, status) in [
+        ("viewer", Value::Null, 403),
+        ("technician", Value::Null, 403),
+        ("ranger", json!(["valley"]), 404),
+    ] {
+        assert_eq!(take(&event, role, sites).await.0, status, "{role}");
+    }
+    assert_eq!(take(&quiet, "ranger", Value::Null).await.0, 404, "it alarmed nobody");
+    let (status, taken) = take(&event, "ranger", json!(["ridge"])).await;
+    assert_eq!((status, &taken["state"]), (200, &"acknowledged".into()), "{taken}");
+    assert_eq!(taken["acknowledged"]["by"], "key:ranger key");
+    let (status, again) = take(&event, "reviewer", Value::Null).await;
+    assert_eq!((status, &again["acknowledged"]), (200, &taken["acknowledged"]), "who was first");
+    assert_eq!(get(&server, "/api/v1/alerts?state=open", &admin).await.1["items"], json!([]));
+    let (_, list) = get(&server, "/api/v1/alerts?state=acknowledged", &admin).await;
+    assert_eq!(list["items"][0]["id"], event);
+    let shown = watcher.next(std::time::Duration::from_secs(10)).await.unwrap();
+    assert_eq!((shown.kind.as_str(), &shown.data["state"]), ("alert", &"acknowledged".into()));
+    let by_ranger = ("key:ranger key".to_owned(), event);
+    assert_eq!(deeds(&server, &admin, "alert.acknowledge").await, [by_ranger]);
 }
 
 /// A server behind a trusted proxy on this machine, with an administrator and no model.
