@@ -73,7 +73,7 @@ pub async fn serve(config: Config, roles: &Roles, clock: Clock) -> Result<()> {
         false => None,
     };
     let mut tasks = Tasks::default();
-    let store = open_store(&config, &data_dir).await?;
+    let store = updated_store(&config, &data_dir).await?;
     let (open, grace) = (is_private(config.http.listen), config.http.grace());
     if listener.is_some() && !open && !store.has_administrator().await? {
         store.close().await;
@@ -283,7 +283,7 @@ pub async fn serve(config: Config, roles: &Roles, clock: Clock) -> Result<()> {
 /// Why that cannot be done.
 pub async fn migrate(config: &Config) -> Result<()> {
     let data_dir = data_dir(config)?;
-    let store = open_store(config, &data_dir).await?;
+    let store = updated_store(config, &data_dir).await?;
     info!(database = store.kind(), "the tables are up to date");
     store.close().await;
     Ok(())
@@ -414,11 +414,27 @@ fn credentials(config: &Config) -> Result<Option<(String, String)>> {
     Ok(Some((mqtt.username.clone(), password.trim_end_matches(['\r', '\n']).to_owned())))
 }
 
+/// The database for everything but serving, which leaves tables of an earlier version alone.
+///
+/// # Errors
+/// Why it cannot be had, and what to do.
 pub(crate) async fn open_store(config: &Config, data_dir: &Path) -> Result<Store> {
+    patiently(|| Store::open_current(&config.database.url, data_dir)).await
+}
+
+async fn updated_store(config: &Config, data_dir: &Path) -> Result<Store> {
+    patiently(|| Store::open(&config.database.url, data_dir)).await
+}
+
+/// Waits for a database that is starting, too.
+async fn patiently<O>(open: impl Fn() -> O) -> Result<Store>
+where
+    O: Future<Output = Result<Store, StoreError>>,
+{
     let deadline = Instant::now() + DATABASE_WAIT;
     let mut told = false;
     loop {
-        match Store::open(&config.database.url, data_dir).await {
+        match open().await {
             Ok(store) => return Ok(store),
             Err(error @ StoreError::Unavailable(_)) if Instant::now() < deadline => {
                 if !told {

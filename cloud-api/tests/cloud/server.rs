@@ -83,6 +83,39 @@ fn the_default_configuration_is_printed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn only_migrate_and_serve_change_older_tables() {
+    let folder = tempfile::TempDir::new().unwrap();
+    let dir = folder.path().to_str().unwrap();
+    let made = run(&["create-admin", "root", "--data-dir", dir]);
+    assert!(made.status.success(), "an empty database gets its tables: {}", complaint(&made));
+    let file = folder.path().join("ecosight.db");
+    let pool = ecosight_cloud::store::sqlite_writer(&file).await.unwrap();
+    for older in [
+        "ALTER TABLE events DROP COLUMN acknowledged_by",
+        "ALTER TABLE events DROP COLUMN acknowledged_us",
+        "DELETE FROM _sqlx_migrations WHERE version = 8",
+    ] {
+        sqlx::query(older).execute(&pool).await.unwrap();
+    }
+    pool.close().await;
+    let export = ["export", "csv", "--data-dir", dir];
+    for command in [
+        &export[..],
+        &["create-admin", "other", "--data-dir", dir],
+        &["create-api-key", "key", "--data-dir", dir],
+        &["doctor", "--data-dir", dir],
+    ] {
+        let refused = run(command);
+        assert_eq!(refused.status.code(), Some(1), "{command:?}");
+        let said = complaint(&refused) + &String::from_utf8(refused.stdout).unwrap();
+        assert!(said.contains("ecosight-cloud migrate"), "{command:?}: {said}");
+    }
+    assert!(run(&["migrate", "--data-dir", dir]).status.success());
+    let exported = run(&export);
+    assert!(exported.status.success(), "{}", complaint(&exported));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_signal_ends_it_in_order() {
     let mut server = Server::start(&[]).await;
     // An idle connection must not hold it up.
