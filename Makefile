@@ -1,7 +1,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
-.PHONY: help demo test lint deps-check rust-tests deb cross-test page page-tests demo-test contract soak train train-compact evaluate bench bench-inference bench-api bench-alerts bench-lists load openapi fmt clean
+.PHONY: help demo test lint deps-check rust-tests postgres-tests deb cross-test page page-tests demo-test contract soak train train-compact evaluate bench bench-inference bench-api bench-alerts bench-lists load openapi fmt clean
 
 CARGO_TARGET_DIR ?= $(CURDIR)/target
 export CARGO_TARGET_DIR
@@ -41,6 +41,13 @@ rust-tests: ## Unit, property, golden, database, broker and path tests
 	@$(SETUP) cargo build $(ALL)
 	take_yamnet $(CARGO_TARGET_DIR)/debug
 	cargo nextest run $(ALL)
+
+# Those that look into the SQLite file, or give a command the data directory alone, are left out.
+postgres-tests: ## The tests of accounts, stations and the original's interface, with PostgreSQL
+	@$(SETUP) need_test_tools
+	cargo build $(ALL)
+	take_yamnet $(CARGO_TARGET_DIR)/debug
+	ECOSIGHT_TEST_POSTGRES=1 cargo nextest run $(ALL) -E 'binary(cloud) & (test(/^access::/) | test(/^fleet::/) | test(/^original::/)) & not (test(changed_line_shows) | test(taken_elsewhere) | test(mosquitto_lets) | test(wants_an_administrator))'
 
 soak: ## The station's endurance tests at the size of their promises (an hour and more; as root also power cuts)
 	@$(SETUP) cargo build $(ALL)

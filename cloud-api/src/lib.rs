@@ -31,6 +31,8 @@ pub mod link;
 pub mod live;
 pub mod log;
 pub mod metric;
+#[cfg(feature = "otlp")]
+pub mod otlp;
 pub mod picture;
 pub mod registry;
 pub mod releases;

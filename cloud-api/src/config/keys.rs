@@ -309,6 +309,13 @@ pub(super) const KEYS: &[Key] = &[
         set: |c, v| truth(v).map(|v| c.log.json = v),
         get: |c| Some(c.log.json.to_string()),
     },
+    Key {
+        section: "otlp",
+        name: "endpoint",
+        doc: "Collector of OpenTelemetry for spans of requests (OTLP over HTTP, JSON), as in \"http://127.0.0.1:4318\"; empty for none.",
+        set: |c, v| collector(v).map(|v| c.otlp.endpoint = v),
+        get: |c| Some(quoted(&c.otlp.endpoint)),
+    },
 ];
 
 fn text(value: Written) -> Result<String, String> {
@@ -484,6 +491,15 @@ fn stations_url(value: Written) -> Result<String, String> {
         return Ok(url);
     }
     Err(format!("{url:?} is no broker; write it as in \"mqtts://broker.example:8883\""))
+}
+
+fn collector(value: Written) -> Result<String, String> {
+    let url = text(value)?;
+    let host = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://"));
+    if url.is_empty() || host.is_some_and(|host| !host.is_empty() && !host.contains([' ', '?', '#'])) {
+        return Ok(url);
+    }
+    Err(format!("{url:?} is no collector; write it as in \"http://127.0.0.1:4318\""))
 }
 
 fn client_id(value: Written) -> Result<String, String> {

@@ -32,6 +32,8 @@ pub struct Config {
     pub releases: ReleasesConfig,
     /// `[log]`
     pub log: LogConfig,
+    /// `[otlp]`
+    pub otlp: OtlpConfig,
 }
 
 /// How clients reach the server.
@@ -211,6 +213,13 @@ pub struct LogConfig {
     pub json: bool,
 }
 
+/// Who is told how requests went.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OtlpConfig {
+    /// Collector of OpenTelemetry that takes OTLP over HTTP; empty for none.
+    pub endpoint: String,
+}
+
 /// One thing wrong with the configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {
@@ -289,6 +298,7 @@ impl Default for Config {
             },
             releases: ReleasesConfig::default(),
             log: LogConfig { filter: "info,rumqttd=off,sqlx=warn".into(), json: false },
+            otlp: OtlpConfig::default(),
         }
     }
 }
@@ -318,6 +328,13 @@ impl Config {
     #[must_use]
     pub fn validate(&self) -> Vec<Fault> {
         let mut faults = Vec::new();
+        if cfg!(not(feature = "otlp")) && !self.otlp.endpoint.is_empty() {
+            faults.push(Fault {
+                place: "otlp.endpoint".into(),
+                what: "this build sends no spans; build with the feature otlp, or leave it empty"
+                    .into(),
+            });
+        }
         if self.mqtt.broker == BrokerChoice::Embedded {
             if !self.mqtt.listen.ip().is_loopback() && !self.mqtt.require_credentials {
                 faults.push(exposed("mqtt.listen", self.mqtt.listen));

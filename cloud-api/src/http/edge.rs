@@ -19,10 +19,12 @@ use futures_util::StreamExt;
 use hyper::body::{Frame, SizeHint};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
-use tracing::{debug, error};
+use tracing::field::Empty;
+use tracing::{Instrument as _, debug, debug_span, error};
 
 use super::Problem;
 use crate::inference::{Inference, PredictError};
+use crate::log::TRACE;
 use crate::metric;
 
 /// Nothing from elsewhere, nothing inline; the player makes its sound and pictures itself.
@@ -59,8 +61,20 @@ pub(super) async fn around(
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let route = request.extensions().get::<MatchedPath>();
     let route = route.map_or(NO_ROUTE, MatchedPath::as_str).to_owned();
+    let traceparent = request.headers().get("traceparent").and_then(|value| value.to_str().ok());
+    let span = debug_span!(
+        target: TRACE,
+        "request",
+        name = format!("{method} {route}"),
+        traceparent,
+        http.request.method = method.as_str(),
+        http.route = route,
+        ecosight.request = &*id.0,
+        http.response.status_code = Empty,
+    );
     let started = Instant::now();
-    let response = finished(next.run(request).await, &path);
+    let response = finished(next.run(request).instrument(span.clone()).await, &path);
+    span.record("http.response.status_code", response.status().as_u16());
     let (status, elapsed) = (response.status().as_u16(), started.elapsed());
     metric::request(method.as_str(), &route, status, elapsed.as_secs_f64());
     let (id, ms) = (id.0, elapsed.as_millis() as u64);
