@@ -1,7 +1,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
-.PHONY: help demo test lint deps-check rust-tests deb cross-test page page-tests demo-test contract soak train train-compact evaluate bench bench-inference bench-api bench-alerts load openapi fmt clean
+.PHONY: help demo test lint deps-check rust-tests postgres-tests deb cross-test page page-tests demo-test contract soak train train-compact evaluate bench bench-inference bench-api bench-alerts bench-lists load openapi fmt clean
 
 CARGO_TARGET_DIR ?= $(CURDIR)/target
 export CARGO_TARGET_DIR
@@ -41,6 +41,13 @@ rust-tests: ## Unit, property, golden, database, broker and path tests
 	@$(SETUP) cargo build $(ALL)
 	take_yamnet $(CARGO_TARGET_DIR)/debug
 	cargo nextest run $(ALL)
+
+# Those that look into the SQLite file, or give a command the data directory alone, are left out.
+postgres-tests: ## The tests of accounts, stations and the original's interface, with PostgreSQL
+	@$(SETUP) need_test_tools
+	cargo build $(ALL)
+	take_yamnet $(CARGO_TARGET_DIR)/debug
+	ECOSIGHT_TEST_POSTGRES=1 cargo nextest run $(ALL) -E 'binary(cloud) & (test(/^access::/) | test(/^fleet::/) | test(/^original::/)) & not (test(changed_line_shows) | test(taken_elsewhere) | test(mosquitto_lets) | test(wants_an_administrator))'
 
 soak: ## Endurance at the size of the promises: outages, kills, a day, power cuts (as root), shot to alert (hours)
 	@$(SETUP) cargo build $(ALL)
@@ -97,13 +104,17 @@ bench-inference: ## Measure inference beside XNNPACK and ONNX Runtime, layer by 
 	@exec models/reference/bench --inference
 
 bench-api: ## Measure the server: /predict, overload, ingest
-	@exec loadtest/bench-api $(SECONDS_EACH)
+	@exec loadtest/bench-api $(SECONDS_EACH) $(INGEST_SECONDS)
 
 bench-alerts: ## Measure sound to alert: 240 shots, four stations at real time (nine minutes)
 	@$(SETUP) need_compiler; need_rust
 	cargo build --release --workspace --all-features --bins --examples
 	take_yamnet $(CARGO_TARGET_DIR)/release
 	$(CARGO_TARGET_DIR)/release/ecosight-load alerts --at-least 200
+
+EVENTS ?= 10000000
+bench-lists: ## Measure the API's lists over many events in PostgreSQL (EVENTS=10000000)
+	@exec loadtest/bench-lists $(EVENTS)
 
 contract: ## Made-up requests against the API's own description (Schemathesis)
 	@exec loadtest/contract

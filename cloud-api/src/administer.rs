@@ -1,25 +1,26 @@
 //! What the operator does beside serving: accounts, keys, Mosquitto's files, exports.
 
 use std::fmt::Write as _;
-use std::io::Write as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use ecosight_models::{durable, one_line};
 use ecosight_shared::DeviceId;
 
 use crate::access::{Passwords, Role, Secret, Topics, mosquitto_hash};
 use crate::chance::Chance;
 use crate::cli::{self, ReleasesCommand, RolloutsCommand};
+use crate::clips::Clips;
 use crate::clock::{Clock, parse_rfc3339, rfc3339};
 use crate::config::Config;
 use crate::export::{self, ExportError, ExportFormat, Sink};
 use crate::log;
 use crate::rollout::{Input, Rollouts};
 use crate::server::{data_dir, open_releases, open_store};
-use crate::store::{CredentialRow, Deed, EventFilter, NewKey, NewUser, Store};
+use crate::store::{CredentialRow, Deed, EventFilter, NewKey, NewUser, Store, Verdict};
 
 /// Who the audit log says did it.
 const ACTOR: &str = "operator";
@@ -267,9 +268,18 @@ pub async fn rollouts(config: &Config, what: RolloutsCommand) -> Result<()> {
 /// # Errors
 /// If the database cannot be read, or nobody reads on.
 pub async fn export(config: &Config, options: &cli::Export) -> Result<()> {
-    if options.format == ExportFormat::Clips {
-        bail!("recordings are exported by the server: GET /api/v1/export/clips");
+    if options.format == ExportFormat::Clips && std::io::stdout().is_terminal() {
+        bail!("a ZIP file is nothing for a terminal; write it to a file, as in > clips.zip");
     }
+    let verdict = match options.verdict.as_deref() {
+        None => None,
+        Some("none") => Some(None),
+        Some(text) => {
+            let verdict: Verdict =
+                text.parse().map_err(|what| anyhow!("--verdict: {what}, or \"none\""))?;
+            Some(Some(verdict))
+        }
+    };
     let time = |name: &str, text: &Option<String>| match text {
         None => Ok(None),
         Some(text) => match parse_rfc3339(text) {
@@ -279,15 +289,21 @@ pub async fn export(config: &Config, options: &cli::Export) -> Result<()> {
     };
     let filter = EventFilter {
         site: options.site.clone(),
+        device: options.device,
         class: options.class.clone(),
+        min_score: options.min_score,
+        state: options.state.clone(),
+        verdict,
         since_us: time("--since", &options.since)?,
         until_us: time("--until", &options.until)?,
         ..EventFilter::default()
     };
-    let store = store(config).await?;
-    let rows = export::write(&store, None, options.format, filter, &mut Stdout).await?;
+    let data_dir = data_dir(config)?;
+    let store = open_store(config, &data_dir).await?;
+    let clips = Clips::reading(data_dir.join("clips"), store.clone(), Clock::system());
+    let count = export::write(&store, Some(&clips), options.format, filter, &mut Stdout).await?;
     store.close().await;
-    tracing::info!(rows, format = %options.format, "exported");
+    tracing::info!(%count, format = %options.format, "exported");
     Ok(())
 }
 

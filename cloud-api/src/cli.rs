@@ -263,14 +263,26 @@ pub struct MosquittoAcl {
 /// What to export.
 #[derive(Debug, Args)]
 pub struct Export {
-    /// csv, geojson, raven or audacity
+    /// csv, geojson, raven, audacity, or clips (a ZIP of WAV with GUANO)
     pub format: ExportFormat,
     /// Only this site
     #[arg(long)]
     pub site: Option<String>,
+    /// Only this station
+    #[arg(long, value_name = "ID")]
+    pub device: Option<Uuid>,
     /// Only this class
     #[arg(long)]
     pub class: Option<String>,
+    /// With this score or a higher one, 0 to 1
+    #[arg(long, value_name = "SCORE")]
+    pub min_score: Option<f64>,
+    /// In this state, as in open
+    #[arg(long)]
+    pub state: Option<String>,
+    /// confirmed, rejected or relabelled; none for those that nobody judged
+    #[arg(long)]
+    pub verdict: Option<String>,
     /// From this time on, RFC 3339
     #[arg(long)]
     pub since: Option<String>,

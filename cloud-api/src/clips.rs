@@ -110,6 +110,12 @@ impl Clips {
         Ok(clips)
     }
 
+    /// Only to read what is whole in `dir`, beside a server that takes recordings in.
+    #[must_use]
+    pub fn reading(dir: PathBuf, store: Store, clock: Clock) -> Self {
+        Self { dir: dir.into(), busy: Arc::default(), store, clock }
+    }
+
     /// Removes partial uploads that no declaration speaks of, or that are stored already. Whole
     /// recordings are evidence: what the database does not know of is never removed.
     async fn sweep(&self) -> Result<(), ClipError> {

@@ -52,7 +52,8 @@ fn data_dir(config: &Config) -> Result<String, String> {
 
 async fn database(config: &Config) -> Result<String, String> {
     let dir = config.data_dir(|name| std::env::var(name).ok());
-    let store = Store::open(&config.database.url, &dir).await.map_err(|error| error.to_string())?;
+    let store = Store::open_current(&config.database.url, &dir).await;
+    let store = store.map_err(|error| error.to_string())?;
     store.ping().await.map_err(|error| error.to_string())?;
     if let Some(number) = store.audit_fault().await.map_err(|error| error.to_string())? {
         return Err(format!(

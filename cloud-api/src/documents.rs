@@ -44,11 +44,21 @@ pub struct EventDocument {
     noise_floor_dbfs: Option<f64>,
     scores: Option<BTreeMap<String, f64>>,
     model: ModelDocument,
+    /// `open`, or `acknowledged` once somebody took the alert.
     state: String,
+    /// Who took it; `null` if nobody did.
+    acknowledged: Option<AcknowledgementDocument>,
     location: Option<LocationDocument>,
     clip: Option<ClipDocument>,
     /// What a person said of it; `null` if nobody did.
     verdict: Option<EventVerdict>,
+}
+
+/// Who took an alert.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+struct AcknowledgementDocument {
+    by: String,
+    at: String,
 }
 
 /// What a person said of an event.
@@ -166,8 +176,12 @@ impl From<EventRow> for EventDocument {
             by: row.verdict_by.unwrap_or_default(),
             at: rfc3339(row.verdict_us.unwrap_or_default()),
         });
+        let acknowledged = row.acknowledged_by.zip(row.acknowledged_us);
+        let acknowledged =
+            acknowledged.map(|(by, us)| AcknowledgementDocument { by, at: rfc3339(us) });
         Self {
             verdict,
+            acknowledged,
             id: row.id,
             device_id: row.device_id,
             device_name: row.device_name,
@@ -220,10 +234,15 @@ fn scores(scores: Option<&str>, classes: Option<&str>) -> Option<BTreeMap<String
 const BLUR_DEG: f64 = 0.1;
 const BLUR_M: f64 = 10_000.0;
 
+/// A latitude or longitude as vague as that.
+pub(crate) fn vague_deg(deg: f64) -> f64 {
+    (deg / BLUR_DEG).round() * BLUR_DEG
+}
+
 fn blurred(location: Option<LocationDocument>) -> Option<LocationDocument> {
     location.map(|LocationDocument { lat, lon, .. }| LocationDocument {
-        lat: (lat / BLUR_DEG).round() * BLUR_DEG,
-        lon: (lon / BLUR_DEG).round() * BLUR_DEG,
+        lat: vague_deg(lat),
+        lon: vague_deg(lon),
         uncertainty_m: Some(BLUR_M),
     })
 }

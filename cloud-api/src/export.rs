@@ -11,6 +11,8 @@ use std::str::FromStr;
 
 use crate::clips::Clips;
 use crate::clock::rfc3339;
+use serde::Serialize;
+
 use crate::store::{ClipStatus, EventFilter, EventRow, Store, StoreError};
 
 pub(crate) use guano::bare as wav;
@@ -104,6 +106,37 @@ impl fmt::Display for ExportFormat {
     }
 }
 
+/// How many events an export came by, and what became of them: `matched` is the sum of the others.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Exported {
+    /// That the filter picks.
+    pub matched: u64,
+    /// In the file.
+    pub written: u64,
+    /// Left out of a map: the station never said where it is.
+    pub without_position: u64,
+    /// Left out of the recordings: none is here.
+    pub without_recording: u64,
+    /// Left out of the recordings: it cannot be read.
+    pub unreadable: u64,
+}
+
+impl fmt::Display for Exported {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} of {} events", self.written, self.matched)?;
+        for (left_out, why) in [
+            (self.without_position, "without a position"),
+            (self.without_recording, "without a recording"),
+            (self.unreadable, "with a recording that cannot be read"),
+        ] {
+            if left_out > 0 {
+                write!(f, ", {left_out} {why}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
 /// Where the parts of an export go.
 pub trait Sink {
     /// Takes the next part.
@@ -113,7 +146,12 @@ pub trait Sink {
     fn take(&mut self, part: Vec<u8>) -> impl Future<Output = Result<(), ExportError>> + Send;
 }
 
-/// Writes the events that `filter` picks, newest first; gives how many rows there were.
+/// The name of the file in a ZIP of recordings that says what is in it.
+const MANIFEST: &str = "manifest.json";
+/// Recordings in one ZIP file, whose directory is kept in memory to its end.
+pub const MAX_CLIPS: i64 = 1_000_000;
+
+/// Writes the events that `filter` picks, newest first.
 ///
 /// # Errors
 /// [`ExportError`].
@@ -123,8 +161,8 @@ pub async fn write(
     format: ExportFormat,
     mut filter: EventFilter,
     sink: &mut impl Sink,
-) -> Result<u64, ExportError> {
-    let mut rows = 0;
+) -> Result<Exported, ExportError> {
+    let mut count = Exported::default();
     let mut archive = zip::Archive::default();
     sink.take(head(format).into()).await?;
     loop {
@@ -133,27 +171,52 @@ pub async fn write(
         filter.after = Some(last.cursor());
         let mut part = String::new();
         for event in &page {
+            count.matched += 1;
             match format {
                 ExportFormat::Csv => csv_line(&mut part, event),
-                ExportFormat::GeoJson if event.latitude.zip(event.longitude).is_none() => continue,
-                ExportFormat::GeoJson => geojson_feature(&mut part, event, rows == 0),
-                ExportFormat::Raven => raven_line(&mut part, event, rows + 1),
+                ExportFormat::GeoJson if event.latitude.zip(event.longitude).is_none() => {
+                    count.without_position += 1;
+                    continue;
+                }
+                ExportFormat::GeoJson => geojson_feature(&mut part, event, count.written == 0),
+                ExportFormat::Raven => raven_line(&mut part, event, count.written + 1),
                 ExportFormat::Audacity => audacity_line(&mut part, event),
                 ExportFormat::Clips => match clip(clips, event).await? {
-                    Some(wav) => sink.take(archive.entry(&clip_name(event), &wav)).await?,
-                    None => continue,
+                    Recording::Wav(wav) => {
+                        sink.take(archive.entry(&clip_name(event), &wav)).await?;
+                    }
+                    Recording::Missing => {
+                        count.without_recording += 1;
+                        continue;
+                    }
+                    Recording::Unreadable => {
+                        count.unreadable += 1;
+                        continue;
+                    }
                 },
             }
-            rows += 1;
+            count.written += 1;
         }
         sink.take(part.into()).await?;
     }
     match format {
-        ExportFormat::GeoJson => sink.take(b"]}\n".to_vec()).await?,
-        ExportFormat::Clips => sink.take(archive.end()).await?,
+        ExportFormat::GeoJson => {
+            // Members that RFC 7946 does not know are left alone by those who read it.
+            let Exported { matched, written, without_position, .. } = count;
+            let end = format!(
+                "],\"matched\":{matched},\"written\":{written},\
+                 \"without_position\":{without_position}}}\n"
+            );
+            sink.take(end.into()).await?;
+        }
+        ExportFormat::Clips => {
+            let manifest = serde_json::to_vec_pretty(&count).unwrap_or_default();
+            sink.take(archive.entry(MANIFEST, &manifest)).await?;
+            sink.take(archive.end()).await?;
+        }
         _ => {}
     }
-    Ok(rows)
+    Ok(count)
 }
 
 fn head(format: ExportFormat) -> &'static str {
@@ -304,23 +367,28 @@ fn clip_name(event: &EventRow) -> String {
     format!("{}_{name}_{second}Z_{}.wav", event.site_id, event.id)
 }
 
-/// The recording of an event as WAV with what is known of it; `None` if it is not here.
-async fn clip(clips: Option<&Clips>, event: &EventRow) -> Result<Option<Vec<u8>>, ExportError> {
-    let Some(clips) = clips else { return Ok(None) };
-    if event.clip_status.as_deref() != Some(ClipStatus::Stored.name()) {
-        return Ok(None);
-    }
-    let Some(path) = clips.path_of(event) else { return Ok(None) };
+/// What there is to hear of an event.
+enum Recording {
+    /// As WAV, with what is known of the event.
+    Wav(Vec<u8>),
+    Missing,
+    Unreadable,
+}
+
+async fn clip(clips: Option<&Clips>, event: &EventRow) -> Result<Recording, ExportError> {
+    let stored = event.clip_status.as_deref() == Some(ClipStatus::Stored.name());
+    let path = clips.filter(|_| stored).and_then(|clips| clips.path_of(event));
+    let Some(path) = path else { return Ok(Recording::Missing) };
     let event = event.clone();
     let converted = tokio::task::spawn_blocking(move || {
         let sound = crate::picture::sound(&path)?;
         Ok::<_, crate::picture::PictureError>(guano::wav(&sound, &event))
     });
     match converted.await? {
-        Ok(wav) => Ok(Some(wav)),
+        Ok(wav) => Ok(Recording::Wav(wav)),
         Err(error) => {
             tracing::warn!(%error, "a recording is left out of an export");
-            Ok(None)
+            Ok(Recording::Unreadable)
         }
     }
 }

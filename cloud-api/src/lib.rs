@@ -17,6 +17,7 @@ pub mod cli;
 pub mod clips;
 pub mod clock;
 pub mod config;
+pub mod disk;
 pub mod doctor;
 pub mod documents;
 pub mod export;
@@ -30,6 +31,8 @@ pub mod link;
 pub mod live;
 pub mod log;
 pub mod metric;
+#[cfg(feature = "otlp")]
+pub mod otlp;
 pub mod picture;
 pub mod registry;
 pub mod releases;

@@ -1,6 +1,7 @@
 //! The tasks of the server: which run, and how they end.
 //!
-//! The first signal stops the intake and lets what has begun end, within a limit; a second one ends
+//! The first signal makes `/readyz` say that the server ends; after a grace, in which others send no more
+//! here, the intake stops and what has begun ends, within a limit. A second one ends
 //! the process at once. A task that ends by itself is a fault: everything stops, and the exit code
 //! says so. systemd learns of every step.
 
@@ -19,6 +20,7 @@ use tracing::{debug, info, warn};
 #[derive(Debug, Default)]
 pub struct Tasks {
     set: JoinSet<(&'static str, Result<()>)>,
+    leaving: CancellationToken,
     stop: CancellationToken,
 }
 
@@ -30,6 +32,12 @@ pub struct Signals {
 }
 
 impl Tasks {
+    /// Cancelled when the server is about to end: what it does goes on, and no more should be sent here.
+    #[must_use]
+    pub fn leaving(&self) -> CancellationToken {
+        self.leaving.clone()
+    }
+
     /// Cancelled when the tasks are to end.
     #[must_use]
     pub fn stop(&self) -> CancellationToken {
@@ -74,12 +82,23 @@ impl Tasks {
         }
     }
 
-    /// Lets every task end, for at most `limit` or until another signal.
+    /// Says for `grace` that the server ends, then lets every task end, for at most `limit` or until
+    /// another signal.
     ///
     /// # Errors
     /// The first task that failed, or those that were still running.
-    pub async fn end(&mut self, signals: &mut Signals, limit: Duration) -> Result<()> {
+    pub async fn end(
+        &mut self,
+        signals: &mut Signals,
+        grace: Duration,
+        limit: Duration,
+    ) -> Result<()> {
         notify(&[NotifyState::Stopping]);
+        self.leaving.cancel();
+        tokio::select! {
+            () = sleep(grace) => {}
+            name = signals.next() => bail!("cut short by {name}"),
+        }
         self.stop.cancel();
         let mut result = Ok(());
         let all = async {

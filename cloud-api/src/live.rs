@@ -1,37 +1,45 @@
 //! Path: ingest, clips → **live** → those who watch
 //!
 //! What happens now, in order, with the last of it kept: a watcher whose connection broke names the
-//! last thing it saw and gets what came after.
+//! last thing it saw and gets what came after. Where that cannot be told, because it saw it long ago, at
+//! another process, or before a restart, it is told of the [`GAP`] instead.
+
+mod feed;
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde::Serialize;
-use tokio::sync::{broadcast, mpsc};
+use tokio::sync::broadcast;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, error};
+use tracing::error;
 use uuid::Uuid;
 
-use crate::clock::Clock;
-use crate::documents::{DeviceDocument, EventDocument};
+use crate::documents::EventDocument;
 use crate::http::JobDocument;
-use crate::ingest::Changes;
 use crate::store::{Store, StoreError};
 use crate::training::RETRAIN;
 
+pub use feed::{Feed, run};
+
 /// Things kept for watchers that come back.
 const KEPT: usize = 1_024;
+/// The kind of what says that there is something that a watcher was not told of: it should ask for the
+/// lists again.
+pub const GAP: &str = "gap";
+/// Low digits of every id tell processes apart.
+const TAG_BITS: u32 = 12;
 /// Things a watcher may lag behind before it is cut; it comes back with the last id it saw.
 const LAG: usize = 256;
 
 /// One thing that happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Happening {
-    /// Higher than that of everything before, also across restarts.
+    /// Higher than that of everything before, also across restarts; of this process alone.
     pub id: u64,
-    /// `alert`, `detection`, `clip`, `device`, `rollout`, `training` or `model`.
+    /// `alert`, `detection`, `clip`, `device`, `rollout`, `training`, `model` or [`GAP`].
     pub kind: &'static str,
     /// The event, station, rollout, job or change as JSON.
     pub json: Arc<str>,
@@ -46,18 +54,22 @@ pub struct Live {
 #[derive(Debug)]
 struct Inner {
     last_id: u64,
+    /// Of the newest that is not kept any more; at first, lower than all.
+    dropped_id: u64,
     kept: VecDeque<Happening>,
     watchers: broadcast::Sender<Happening>,
 }
 
 impl Live {
     /// An empty stream. Ids begin after `start_us`, the time of day, so that they rise across
-    /// restarts.
+    /// restarts, and end with digits of `tag`, so that those of two processes hardly ever meet.
     #[must_use]
-    pub fn new(start_us: i64) -> Self {
-        let last_id = u64::try_from(start_us).unwrap_or(0);
+    pub fn new(start_us: i64, tag: u16) -> Self {
+        let start = u64::try_from(start_us).unwrap_or(0) << TAG_BITS;
+        let last_id = start | (u64::from(tag) & ((1 << TAG_BITS) - 1));
         let (watchers, _) = broadcast::channel(LAG);
-        let inner = Inner { last_id, kept: VecDeque::with_capacity(KEPT), watchers };
+        let kept = VecDeque::with_capacity(KEPT);
+        let inner = Inner { last_id, dropped_id: last_id, kept, watchers };
         Self { inner: Arc::new(Mutex::new(inner)) }
     }
 
@@ -68,27 +80,33 @@ impl Live {
             Err(error) => return error!(%error, kind, "cannot be written as JSON"),
         };
         let mut inner = self.lock();
-        inner.last_id += 1;
+        inner.last_id += 1 << TAG_BITS;
         let happening = Happening { id: inner.last_id, kind, json };
-        if inner.kept.len() == KEPT {
-            inner.kept.pop_front();
+        if inner.kept.len() == KEPT
+            && let Some(dropped) = inner.kept.pop_front()
+        {
+            inner.dropped_id = dropped.id;
         }
         inner.kept.push_back(happening.clone());
         // Nobody may be watching.
         let _ = inner.watchers.send(happening);
     }
 
-    /// What came after `last_seen` and is still kept, and everything from now on. Without
-    /// `last_seen`, only the latter.
+    /// What came after `last_seen`, and everything from now on. Where that is not known any more, or
+    /// never was here, a [`GAP`] stands for it. Without `last_seen`, only what comes from now on.
     #[must_use]
     pub fn watch(
         &self,
         last_seen: Option<u64>,
     ) -> (Vec<Happening>, broadcast::Receiver<Happening>) {
         let inner = self.lock();
-        let missed = last_seen.map_or_else(Vec::new, |last| {
-            inner.kept.iter().filter(|happening| happening.id > last).cloned().collect()
-        });
+        let missed = match last_seen {
+            None => Vec::new(),
+            Some(last) if inner.knows(last) => {
+                inner.kept.iter().filter(|happening| happening.id > last).cloned().collect()
+            }
+            Some(_) => vec![Happening { id: inner.last_id, kind: GAP, json: GAP_JSON.into() }],
+        };
         (missed, inner.watchers.subscribe())
     }
 
@@ -97,62 +115,19 @@ impl Live {
     }
 }
 
-/// Puts what ingest stores on the stream, until ingest has ended.
-pub async fn run(
-    live: Live,
-    store: Store,
-    clock: Clock,
-    mut changes: mpsc::Receiver<Changes>,
-    stop: CancellationToken,
-) {
-    loop {
-        let changed = tokio::select! {
-            () = stop.cancelled() => return,
-            changed = changes.recv() => changed,
-        };
-        let Some(changed) = changed else { return };
-        if let Err(error) = show(&live, &store, &clock, changed).await {
-            // Watchers fetch the lists again by themselves now and then.
-            debug!(%error, "a change was not shown");
-        }
+/// What a gap says.
+const GAP_JSON: &str = r#"{"reason":"ask for the lists again: some of what came is not told here"}"#;
+
+impl Inner {
+    /// Whether everything after that id is kept.
+    fn knows(&self, id: u64) -> bool {
+        let ours = (id ^ self.last_id) & ((1 << TAG_BITS) - 1) == 0;
+        ours && (self.dropped_id..=self.last_id).contains(&id)
     }
 }
 
-/// How often a server that takes nothing in looks for what others took in.
+/// How often it is looked whether a training went on.
 const LOOK: Duration = Duration::from_secs(1);
-/// Events found at one look.
-const FOUND: i64 = 500;
-
-/// Puts what other processes store on the stream, until `stop`: each event when it comes, and stations
-/// whenever they were heard from.
-pub async fn follow(live: Live, store: Store, clock: Clock, stop: CancellationToken) {
-    let (mut events_us, mut devices_us) = (clock.now_us(), clock.now_us());
-    loop {
-        tokio::select! {
-            () = stop.cancelled() => return,
-            () = sleep(LOOK) => {}
-        }
-        let found = async {
-            let mut changes = Changes::default();
-            for (id, alert, received_us) in store.events_received(events_us, FOUND).await? {
-                if alert {
-                    changes.alerts.push(id);
-                } else {
-                    changes.events.push(id);
-                }
-                events_us = events_us.max(received_us);
-            }
-            for (id, seen_us) in store.devices_seen(devices_us, FOUND).await? {
-                changes.devices.push(id);
-                devices_us = devices_us.max(seen_us);
-            }
-            show(&live, &store, &clock, changes).await
-        };
-        if let Err(error) = found.await {
-            debug!(%error, "cannot look for what others took in");
-        }
-    }
-}
 
 /// Puts what trainings do on the stream, whichever process does it, until `stop`.
 pub async fn show_trainings(live: Live, store: Store, stop: CancellationToken) {
@@ -177,25 +152,6 @@ pub async fn show_trainings(live: Live, store: Store, stop: CancellationToken) {
     }
 }
 
-async fn show(
-    live: &Live,
-    store: &Store,
-    clock: &Clock,
-    changed: Changes,
-) -> Result<(), StoreError> {
-    for (kind, events) in [("alert", changed.alerts), ("detection", changed.events)] {
-        for event in store.events_by_id(&events).await? {
-            live.publish(kind, &EventDocument::from(event));
-        }
-    }
-    for id in changed.devices {
-        if let Some((device, telemetry)) = store.device(id).await? {
-            live.publish("device", &DeviceDocument::new(device, telemetry, clock.now_us()));
-        }
-    }
-    Ok(())
-}
-
 /// Puts an event on the stream as it is now.
 ///
 /// # Errors
@@ -210,4 +166,55 @@ pub async fn show_event(
         live.publish(kind, &EventDocument::from(event));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{GAP, KEPT, LAG, Live, TAG_BITS};
+
+    const START_US: i64 = 1_772_388_000_000_000;
+
+    fn kinds(live: &Live, last_seen: u64) -> Vec<&'static str> {
+        live.watch(Some(last_seen)).0.iter().map(|happening| happening.kind).collect()
+    }
+
+    #[test]
+    fn what_a_watcher_missed_is_told_or_said_to_be_missing() {
+        let live = Live::new(START_US, 7);
+        let (_, mut receiver) = live.watch(None);
+        live.publish("alert", &1);
+        let first = receiver.try_recv().unwrap().id;
+        assert_eq!(kinds(&live, first), [""; 0]);
+        for n in 0..LAG {
+            live.publish("detection", &n);
+        }
+        assert_eq!(kinds(&live, first).len(), LAG);
+        // The ring has gone round: the first one after it is lost.
+        for n in 0..KEPT {
+            live.publish("detection", &n);
+        }
+        assert_eq!(kinds(&live, first), [GAP]);
+        let (missed, _) = live.watch(Some(first));
+        assert_eq!(kinds(&live, missed[0].id), [""; 0], "whoever knows of a gap is told of it once");
+        // Of another process, of one before this one, made up.
+        let other = Live::new(START_US, 8);
+        assert_eq!(kinds(&other, first), [GAP]);
+        let after = Live::new(START_US + 10, 7);
+        assert_eq!(kinds(&after, first), [GAP]);
+        assert_eq!(kinds(&live, u64::MAX), [GAP]);
+        assert_eq!(kinds(&live, 0), [GAP]);
+    }
+
+    #[test]
+    fn ids_rise_across_restarts() {
+        let before = Live::new(START_US, u16::MAX);
+        let (_, mut receiver) = before.watch(None);
+        before.publish("alert", &1);
+        let id = receiver.try_recv().unwrap().id;
+        assert_eq!(id & ((1 << TAG_BITS) - 1), (1 << TAG_BITS) - 1);
+        let after = Live::new(START_US + 2, 0);
+        let (_, mut receiver) = after.watch(None);
+        after.publish("alert", &1);
+        assert!(receiver.try_recv().unwrap().id > id);
+    }
 }

@@ -76,7 +76,7 @@ async fn main() -> ExitCode {
             Err(error) => finished(Err(error)),
         },
         Command::Watch(options) => {
-            log::start(&Config::default().log);
+            log::start(&Config::default());
             let seed = Clock::system().now_us() as u64 ^ u64::from(std::process::id());
             finished(watch::watch(options, seed).await)
         }
@@ -92,7 +92,7 @@ fn configured(settings: &Settings) -> Result<Config, ExitCode> {
         log::complain(&error.to_string());
         ExitCode::from(USAGE)
     })?;
-    log::start(&config.log);
+    log::start(&config);
     Ok(config)
 }
 

@@ -4,6 +4,8 @@
 use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 
+use crate::store::Cause;
+
 const HTTP_REQUESTS: &str = "ecosight_http_requests_total";
 const HTTP_DURATION: &str = "ecosight_http_request_duration_seconds";
 const PREDICTIONS: &str = "ecosight_predictions_total";
@@ -19,6 +21,8 @@ const COMMIT_DURATION: &str = "ecosight_ingest_commit_duration_seconds";
 const ALERT_DELIVERY: &str = "ecosight_alert_delivery_seconds";
 const DEVICES: &str = "ecosight_devices";
 const BROKER: &str = "ecosight_broker_connected";
+const FALSE_ALARMS: &str = "ecosight_false_alarms_total";
+const LAST_CANARY: &str = "ecosight_last_canary_success_timestamp_seconds";
 const JOBS: &str = "ecosight_jobs_total";
 
 /// Requests and predictions, seconds.
@@ -54,12 +58,15 @@ pub fn start() -> Result<PrometheusHandle, BuildError> {
     describe_histogram!(ALERT_DELIVERY, "Time from an alert's storing to the broker's receipt.");
     describe_gauge!(DEVICES, "Stations by what they last said of themselves.");
     describe_gauge!(BROKER, "Whether there is a connection with the broker.");
+    describe_counter!(FALSE_ALARMS, "Events that people rejected, by what they were.");
+    describe_gauge!(LAST_CANARY, "When a canary of a site came last to this process, Unix time.");
     describe_counter!(JOBS, "Jobs that have ended, by kind and outcome.");
     let version = env!("CARGO_PKG_VERSION");
     gauge!("ecosight_build_info", "version" => version, "revision" => revision()).set(1.0);
     for name in [PREDICTIONS, SHED, WINDOWS, RECORDS, DUPLICATES, QUARANTINED] {
         counter!(name).absolute(0);
     }
+    false_alarms(&Cause::ALL.map(|cause| (cause.name().to_owned(), 0)));
     Ok(handle)
 }
 
@@ -110,6 +117,18 @@ pub(crate) fn stations(state: &'static str, count: usize) {
 
 pub(crate) fn broker(connected: bool) {
     gauge!(BROKER).set(f64::from(u8::from(connected)));
+}
+
+/// Events that people rejected, by cause.
+pub(crate) fn false_alarms(counts: &[(String, i64)]) {
+    for (cause, count) in counts {
+        counter!(FALSE_ALARMS, "cause" => cause.clone()).absolute(count.unsigned_abs());
+    }
+}
+
+/// A canary came through to here.
+pub(crate) fn canary(site: &str, unix_us: i64) {
+    gauge!(LAST_CANARY, "site" => site.to_owned()).set(unix_us as f64 / 1e6);
 }
 
 pub(crate) fn job(kind: &str, outcome: &'static str) {

@@ -20,16 +20,20 @@ use rumqttc::mqttbytes::QoS;
 use rumqttc::mqttbytes::v5::Packet;
 use rumqttc::{AsyncClient, Event, MqttOptions, PublishOptions};
 use serde_json::Value;
+use tokio::sync::mpsc;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use uuid::Uuid;
 
-use crate::quantile::Latencies;
+use crate::quantile::{Latencies, Missed};
 
 const SITE: &str = "load";
 /// A station's records are sent in bursts this often.
 const TICK: Duration = Duration::from_millis(20);
 /// After the last detection, receipts may come for this long.
 const SETTLE: Duration = Duration::from_secs(60);
+/// How often the server is asked for a detection that it does not show yet.
+const ASK_EVERY: Duration = Duration::from_millis(10);
 /// Boots of stations, so that runs on one database do not collide.
 const REPEAT_AFTER: Duration = Duration::from_secs(10);
 
@@ -63,6 +67,12 @@ pub(crate) struct Options {
     /// Fail if fewer have their receipt a second
     #[arg(long)]
     min_rate: Option<f64>,
+    /// Detections a second that are asked for until the server shows them
+    #[arg(long, default_value_t = 20)]
+    sample: u32,
+    /// Fail if the 99th percentile from publish to visible is longer, milliseconds
+    #[arg(long, alias = "max-p99")]
+    max_p99_ms: Option<f64>,
 }
 
 /// What was sent, and what is known of it.
@@ -82,6 +92,21 @@ struct Sent {
     repeated: Instant,
     connection: usize,
     payload: Vec<u8>,
+}
+
+/// The share of one connection.
+struct Load {
+    connection: usize,
+    /// Detections a second.
+    rate: f64,
+    boot: u32,
+    until: Instant,
+}
+
+/// A detection that was just published.
+struct Published {
+    event: Uuid,
+    at: Instant,
 }
 
 type Shared = Arc<Mutex<Ledger>>;
@@ -110,13 +135,15 @@ pub(crate) async fn run(options: Options) -> Result<ExitCode> {
     let started = Instant::now();
     let until = started + Duration::from_secs(u64::from(options.seconds));
     let rate = f64::from(options.rate) / f64::from(options.connections);
+    let (published, visible) = watch(&options);
     let senders: Vec<_> = stations
         .into_iter()
         .zip(clients.clone())
         .enumerate()
         .map(|(number, (stations, client))| {
             let ledger = ledger.clone();
-            tokio::spawn(send(stations, client, number, rate, boot, until, ledger))
+            let load = Load { connection: number, rate, boot, until };
+            tokio::spawn(send(stations, client, load, ledger, published.clone()))
         })
         .collect();
     let repeater = tokio::spawn(repeat(clients, ledger.clone()));
@@ -124,9 +151,11 @@ pub(crate) async fn run(options: Options) -> Result<ExitCode> {
         sender.await.context("a sender ended early")??;
     }
     let sending_s = started.elapsed().as_secs_f64();
+    drop(published);
     let settled = timeout(SETTLE, settle(&ledger)).await.is_ok();
     repeater.abort();
-    report(&options, &ledger, sending_s, settled).await
+    let visible = visible.await.context("the watcher ended early")?;
+    report(&options, &ledger, sending_s, settled, visible).await
 }
 
 async fn report(
@@ -134,6 +163,7 @@ async fn report(
     ledger: &Shared,
     sending_s: f64,
     settled: bool,
+    mut visible: Visible,
 ) -> Result<ExitCode> {
     let (sent, open, rate, events, summary) = {
         let mut ledger = lock(ledger);
@@ -150,6 +180,12 @@ async fn report(
     if !settled {
         println!("                  receipts did not come within {} s", SETTLE.as_secs());
     }
+    let seen = visible.latencies.len();
+    println!("publish→visible   {}, of {seen} asked for", visible.latencies.summary());
+    let mut missed = Missed::default();
+    let p99 = visible.latencies.quantile_ms(0.99);
+    missed.unless(options.max_p99_ms.is_none_or(|most| seen > 0 && p99 <= most), "p99 to visible");
+    missed.unless(visible.never == 0, "visible at all");
     let mut lost = open;
     if options.verify {
         let (found, twice, phantom) = look_up(options, &events).await?;
@@ -157,8 +193,52 @@ async fn report(
         println!("in the list       {found}; lost {lost}, twice {twice}, never sent {phantom}");
         lost += twice + phantom;
     }
-    let slow = options.min_rate.is_some_and(|least| rate < least);
-    Ok(if lost > 0 || slow { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    missed.unless(lost == 0, "nothing lost, twice or made up");
+    missed.unless(options.min_rate.is_none_or(|least| rate >= least), "stored a second");
+    Ok(missed.exit_code())
+}
+
+/// How long it took until the server showed what was asked for.
+#[derive(Default)]
+struct Visible {
+    latencies: Latencies,
+    /// Not shown within [`SETTLE`].
+    never: usize,
+}
+
+/// Asks the server for some of what is published, again and again until it shows it. The time includes
+/// up to [`ASK_EVERY`] and the asking itself.
+fn watch(options: &Options) -> (mpsc::UnboundedSender<Published>, JoinHandle<Visible>) {
+    let (published_in, mut published) = mpsc::unbounded_channel::<Published>();
+    let (server, client) = (options.server.clone(), reqwest::Client::new());
+    let pause = options.sample.checked_sub(1).map(|_| Duration::from_secs(1) / options.sample);
+    let watching = tokio::spawn(async move {
+        let (mut asked, mut next) = (JoinSet::new(), Instant::now());
+        while let Some(Published { event, at }) = published.recv().await {
+            let Some(pause) = pause.filter(|_| at >= next) else { continue };
+            next = at + pause;
+            let (url, client) = (format!("{server}/api/v1/detections/{event}"), client.clone());
+            asked.spawn(async move {
+                while at.elapsed() < SETTLE {
+                    let shown = client.get(&url).send().await.is_ok_and(|a| a.status().is_success());
+                    if shown {
+                        return Some(at.elapsed());
+                    }
+                    sleep(ASK_EVERY).await;
+                }
+                None
+            });
+        }
+        let mut visible = Visible::default();
+        while let Some(latency) = asked.join_next().await {
+            match latency.ok().flatten() {
+                Some(latency) => visible.latencies.add(latency),
+                None => visible.never += 1,
+            }
+        }
+        visible
+    });
+    (published_in, watching)
 }
 
 /// Connects, and takes receipts in a task of its own.
@@ -231,12 +311,11 @@ fn note_receipt(ledger: &Shared, topic: &[u8], payload: &[u8]) {
 async fn send(
     mut stations: Vec<Station>,
     client: AsyncClient,
-    connection: usize,
-    rate: f64,
-    boot: u32,
-    until: Instant,
+    load: Load,
     ledger: Shared,
+    published: mpsc::UnboundedSender<Published>,
 ) -> Result<()> {
+    let Load { connection, rate, boot, until } = load;
     let mut ticks = interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
     let (mut owed, mut next) = (0.0, 0);
@@ -267,7 +346,10 @@ async fn send(
             }
             let topic = Topic::Up(SITE, device).to_string();
             let options = PublishOptions::new(QoS::AtLeastOnce);
+            let at = Instant::now();
             client.publish(topic, payload, options).await.context("the connection ended")?;
+            // Nobody may be watching any more.
+            let _ = published.send(Published { event, at });
         }
     }
     Ok(())

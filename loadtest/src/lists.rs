@@ -14,6 +14,8 @@ const LISTS: &[&str] = &[
     "detections",
     "alerts",
     "alerts?site=site-7",
+    "alerts?state=open",
+    "alerts?state=acknowledged",
     "detections?class=gun_shot",
     "detections?class=dog",
     "detections?class=no_such_class",

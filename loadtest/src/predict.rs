@@ -15,14 +15,18 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::sleep;
 
-use crate::quantile::Latencies;
+use crate::quantile::{Latencies, Missed};
 
 const RATE_HZ: u32 = 16_000;
 const BOUNDARY: &str = "ecosight-load";
 /// Sounds that differ, so that nothing can answer from a cache.
 const SOUNDS: u64 = 16;
-/// A user that was turned away waits this long at most, whatever Retry-After says.
+/// A user that was turned away waits about this long at most, whatever Retry-After says.
 const MAX_WAIT: Duration = Duration::from_secs(1);
+/// Users come one after another within this time, and come back after a wait that differs by this share
+/// to both sides: people are no choir.
+const ARRIVAL: Duration = Duration::from_secs(1);
+const SPREAD: f64 = 0.5;
 
 /// What to do.
 #[derive(Debug, Args)]
@@ -45,6 +49,15 @@ pub(crate) struct Options {
     /// Fail if fewer are answered a second
     #[arg(long)]
     min_rate: Option<f64>,
+    /// Fail if the 95th percentile of the answered takes longer, milliseconds
+    #[arg(long, alias = "max-p95")]
+    max_p95_ms: Option<f64>,
+    /// Fail if the 95th percentile of those who are turned away is told so later, milliseconds
+    #[arg(long, alias = "max-shed-p95")]
+    max_shed_p95_ms: Option<f64>,
+    /// Fail if the server of --pid has more memory at the end, MiB
+    #[arg(long, alias = "max-rss", requires = "pid")]
+    max_rss_mib: Option<u64>,
     /// Users who are turned away come back after so many milliseconds instead of Retry-After
     #[arg(long)]
     retry_ms: Option<u64>,
@@ -92,11 +105,20 @@ pub(crate) async fn run(options: Options) -> Result<ExitCode> {
     if let Some(failure) = &all.first_failure {
         println!("             {failure}");
     }
-    if let Some(pid) = options.pid {
-        println!("memory       {} MiB", resident_mib(pid)?);
+    let memory_mib = options.pid.map(resident_mib).transpose()?;
+    if let Some(mib) = memory_mib {
+        println!("memory       {mib} MiB");
     }
-    let slow = options.min_rate.is_some_and(|least| rate < least);
-    Ok(if all.failed > 0 || slow { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    let mut missed = Missed::default();
+    missed.unless(options.min_rate.is_none_or(|least| rate >= least), "answered a second");
+    let p95 = all.answered.quantile_ms(0.95);
+    missed.unless(options.max_p95_ms.is_none_or(|most| p95 <= most), "p95 of the answered");
+    let p95 = all.turned_away.quantile_ms(0.95);
+    missed.unless(options.max_shed_p95_ms.is_none_or(|most| p95 <= most), "p95 of those turned away");
+    let fits = options.max_rss_mib.zip(memory_mib).is_none_or(|(most, mib)| mib <= most);
+    missed.unless(fits, "memory");
+    missed.unless(all.failed == 0, "failed");
+    Ok(missed.exit_code())
 }
 
 fn resident_mib(pid: u32) -> Result<u64> {
@@ -116,6 +138,8 @@ async fn user(
     let mut counts = Counts::default();
     let mut connection: Option<TcpStream> = None;
     let mut turn = number;
+    let mut rng = ChaCha8Rng::seed_from_u64(number as u64);
+    sleep(ARRIVAL.mul_f64(rng.random())).await;
     while Instant::now() < until {
         let request = &requests[turn % requests.len()];
         turn += 1;
@@ -125,7 +149,7 @@ async fn user(
             Ok(Answer { status: 503, retry_after_s: Some(wait_s) }) => {
                 counts.turned_away.add(started.elapsed());
                 let wait = retry.unwrap_or(Duration::from_secs(wait_s).min(MAX_WAIT));
-                sleep(wait).await;
+                sleep(wait.mul_f64(rng.random_range(1.0 - SPREAD..1.0 + SPREAD))).await;
             }
             Ok(answer) => counts.fail(format!("answered {}", answer.status)),
             Err(error) => {

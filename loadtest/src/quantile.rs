@@ -1,5 +1,6 @@
-//! Latencies of a run.
+//! Latencies of a run, and what it was to show.
 
+use std::process::ExitCode;
 use std::time::Duration;
 
 /// All latencies, kept: exact quantiles, and a run has at most some millions.
@@ -34,5 +35,27 @@ impl Latencies {
         }
         let [p50, p95, p99, max] = [0.5, 0.95, 0.99, 1.0].map(|share| self.quantile_ms(share));
         format!("p50 {p50:.1} ms, p95 {p95:.1} ms, p99 {p99:.1} ms, max {max:.1} ms")
+    }
+}
+
+/// Figures that a run was to reach and did not.
+#[derive(Debug, Default)]
+pub(crate) struct Missed(Vec<&'static str>);
+
+impl Missed {
+    /// Notes a figure unless it was reached.
+    pub(crate) fn unless(&mut self, reached: bool, figure: &'static str) {
+        if !reached {
+            self.0.push(figure);
+        }
+    }
+
+    /// Names what was missed on standard output.
+    pub(crate) fn exit_code(&self) -> ExitCode {
+        if self.0.is_empty() {
+            return ExitCode::SUCCESS;
+        }
+        println!("missed       {}", self.0.join(", "));
+        ExitCode::FAILURE
     }
 }

@@ -1,7 +1,8 @@
 //! Before any handler: who asks, how often, and whether they may.
 
-use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::extract::{MatchedPath, Request, State};
@@ -15,10 +16,12 @@ use tokio::time::Instant;
 use tracing::{debug, error};
 use uuid::Uuid;
 
+use super::address::{Address, client_of};
 use super::limit::Limit;
 use super::policy::{Need, methods, need};
-use super::{Account, Caller, hashed, secret};
+use super::{Account, Caller, Peer, hashed, secret};
 use crate::clock::Clock;
+use crate::config::HttpConfig;
 use crate::http::Problem;
 use crate::store::{Store, StoreError};
 
@@ -29,9 +32,21 @@ const COOKIE_NAME: &str = "__Host-ecosight";
 const SESSION_IDLE: Duration = Duration::from_secs(7 * 24 * 3_600);
 /// … and one that is, after this.
 pub(crate) const SESSION_AGE: Duration = Duration::from_secs(30 * 24 * 3_600);
-/// Failed attempts to log in, by name and by address.
+/// Failed attempts to log in with one name…
 const LOGIN_FAILURES: u32 = 10;
+/// … and from one address, where many people may be.
+const ADDRESS_FAILURES: u32 = 50;
+/// Codes of stations that were none, from one address.
+const ENROLMENT_FAILURES: u32 = 10;
 const LOGIN_SPAN: Duration = Duration::from_secs(15 * 60);
+/// Requests with a key, password or session that nobody has, from one address in a minute. A station
+/// whose password has ended comes back every few seconds, and others are behind its address.
+const BAD_CREDENTIALS: u32 = 60;
+const BAD_CREDENTIALS_SPAN: Duration = Duration::from_secs(60);
+/// How long it is believed that there is no account.
+const BELIEVED_FOR: Duration = Duration::from_secs(1);
+/// Of the ranges that a player asks for, one in this time is a line in the log.
+const PLAY_SPAN: Duration = Duration::from_secs(10 * 60);
 
 /// What the guard knows. Cheap to clone.
 #[derive(Clone)]
@@ -44,33 +59,130 @@ struct Inner {
     clock: Clock,
     /// Whether everybody who reaches the server may do everything, as long as there is no account.
     open: bool,
-    requests: Option<Limit>,
-    logins: Limit,
+    /// Whether there is an account: then there always is.
+    accounts: AtomicBool,
+    /// That there is none is believed until then.
+    none_until: Mutex<Option<Instant>>,
+    trusted_proxies: Vec<IpAddr>,
+    requests: Option<Requests>,
+    names: Limit,
+    addresses: Limit,
+    enrolments: Limit,
+    plays: Limit,
 }
 
-/// The address that a request came from.
+/// How often anybody may ask at all.
+struct Requests {
+    /// By caller.
+    callers: Limit,
+    /// With credentials that nobody has, by address.
+    bad_credentials: Limit,
+}
+
+/// What is tried where somebody has no credentials yet.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Peer(pub(crate) SocketAddr);
+pub(crate) enum Attempt<'a> {
+    /// A name with a password.
+    Login(&'a str),
+    /// A station's code.
+    Enrolment,
+}
 
 impl Guard {
-    /// `open`: no other machine can reach the server. `rate`: requests a second of one caller; 0 for
-    /// any number.
+    /// `open`: no other machine can reach the server.
     #[must_use]
-    pub fn new(store: Store, clock: Clock, open: bool, rate: u32) -> Self {
-        let second = Duration::from_secs(1);
-        let requests = (rate > 0).then(|| Limit::new(rate, second));
-        let logins = Limit::new(LOGIN_FAILURES, LOGIN_SPAN);
-        Self { inner: Arc::new(Inner { store, clock, open, requests, logins }) }
+    pub fn new(store: Store, clock: Clock, open: bool, config: &HttpConfig) -> Self {
+        let requests = config.requests_a_second().map(|rate| Requests {
+            callers: Limit::new(rate, Duration::from_secs(1)),
+            bad_credentials: Limit::new(BAD_CREDENTIALS, BAD_CREDENTIALS_SPAN),
+        });
+        let inner = Inner {
+            store,
+            clock,
+            open,
+            accounts: AtomicBool::new(false),
+            none_until: Mutex::new(None),
+            trusted_proxies: config.trusted_proxies.clone(),
+            requests,
+            names: Limit::new(LOGIN_FAILURES, LOGIN_SPAN),
+            addresses: Limit::new(ADDRESS_FAILURES, LOGIN_SPAN),
+            enrolments: Limit::new(ENROLMENT_FAILURES, LOGIN_SPAN),
+            plays: Limit::new(1, PLAY_SPAN),
+        };
+        Self { inner: Arc::new(inner) }
     }
 
-    /// Counts an attempt to log in; `Err` says how long to wait.
-    pub(crate) fn attempt(&self, who: &str) -> Result<(), Duration> {
-        self.inner.logins.take(who, Instant::now())
+    /// Counts an attempt from an address; `Err` says how long to wait.
+    pub(crate) fn attempt(&self, what: Attempt<'_>, from: &Address) -> Result<(), Duration> {
+        let now = Instant::now();
+        match what {
+            Attempt::Enrolment => self.inner.enrolments.take(from.name(), now),
+            Attempt::Login(name) => {
+                self.inner.addresses.take(from.name(), now)?;
+                let taken = self.inner.names.take(name, now);
+                if taken.is_err() {
+                    // It is not evaluated: whoever else is behind the address has no part in it.
+                    self.inner.addresses.give_back(from.name());
+                }
+                taken
+            }
+        }
     }
 
-    /// It was the right password.
-    pub(crate) fn succeeded(&self, who: &str) {
-        self.inner.logins.give_back(who);
+    /// It was the right password, or code.
+    pub(crate) fn succeeded(&self, what: Attempt<'_>, from: &Address) {
+        match what {
+            Attempt::Enrolment => self.inner.enrolments.give_back(from.name()),
+            Attempt::Login(name) => {
+                self.inner.names.give_back(name);
+                self.inner.addresses.give_back(from.name());
+            }
+        }
+    }
+
+    /// Whether this is worth a line in the log: the first of a while that this caller hears or sees
+    /// this.
+    pub(crate) fn begins(&self, caller: &Caller, what: &str) -> bool {
+        self.inner.plays.take(&play(caller, what), Instant::now()).is_ok()
+    }
+
+    /// The line could not be written.
+    pub(crate) fn not_begun(&self, caller: &Caller, what: &str) {
+        self.inner.plays.give_back(&play(caller, what));
+    }
+
+    fn address(&self, request: &Request) -> Address {
+        let peer = request.extensions().get::<Peer>().map(|peer| peer.0.ip());
+        Address::of(peer.map(|peer| client_of(peer, request.headers(), &self.inner.trusted_proxies)))
+    }
+
+    /// Who asks, unless their address brought too many credentials that nobody has: then they are not
+    /// even looked up. Those that are being looked up at one time may be more than that by as many.
+    async fn known(&self, headers: &HeaderMap, address: &Address) -> Result<Caller, Problem> {
+        let limit = self.inner.requests.as_ref().map(|requests| &requests.bad_credentials);
+        let limit = limit.filter(|_| headers.contains_key(AUTHORIZATION) || token(headers).is_some());
+        let count = || {
+            if let Some(limit) = limit {
+                // The next request looks whether there is one left.
+                let _ = limit.take(address.name(), Instant::now());
+            }
+        };
+        if let Some(limit) = limit {
+            limit.check(address.name(), Instant::now()).map_err(too_often)?;
+        }
+        match self.caller(headers).await {
+            Ok(caller) => {
+                if matches!(caller, Caller::Anonymous) {
+                    count();
+                }
+                Ok(caller)
+            }
+            Err(Refusal::Unknown) => {
+                count();
+                Err(unknown())
+            }
+            Err(Refusal::Store(error)) => Err(error.into()),
+        }
     }
 
     /// Who asks.
@@ -84,10 +196,37 @@ impl Guard {
         {
             return Ok(Caller::Account(account));
         }
-        if self.inner.open && !self.inner.store.has_users().await? {
+        if self.inner.open && !self.has_accounts().await? {
             return Ok(Caller::Local);
         }
         Ok(Caller::Anonymous)
+    }
+
+    /// Whether there is an account. While there is none every request asks, and the answer is believed
+    /// for a moment: an operator who makes the first one from a terminal closes the server that much
+    /// later.
+    async fn has_accounts(&self) -> Result<bool, StoreError> {
+        let inner = &*self.inner;
+        if inner.accounts.load(Ordering::Relaxed) {
+            return Ok(true);
+        }
+        let lock = || inner.none_until.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        if lock().is_some_and(|until| now < until) {
+            return Ok(false);
+        }
+        let has = inner.store.has_users().await?;
+        if has {
+            self.accounts_exist();
+        } else {
+            *lock() = Some(now + BELIEVED_FOR);
+        }
+        Ok(has)
+    }
+
+    /// From now on the server asks everybody who they are.
+    pub(crate) fn accounts_exist(&self) {
+        self.inner.accounts.store(true, Ordering::Relaxed);
     }
 
     async fn credential(&self, value: &str) -> Result<Option<Caller>, StoreError> {
@@ -152,31 +291,44 @@ pub(crate) async fn guard(
         // The page's files, or nothing.
         return next.run(request).await;
     };
-    let caller = match guard.caller(request.headers()).await {
+    let address = guard.address(&request);
+    let caller = match guard.known(request.headers(), &address).await {
         Ok(caller) => caller,
-        Err(Refusal::Unknown) => return unknown().into_response(),
-        Err(Refusal::Store(error)) => return Problem::from(error).into_response(),
+        Err(problem) => return problem.into_response(),
     };
-    if let Err(problem) = admitted(&guard, &caller, &path, &request) {
+    if let Err(problem) = admitted(&guard, &caller, &address, &path, &request) {
         debug!(actor = caller.actor(), path = path.as_str(), "refused");
         return problem.into_response();
     }
     request.extensions_mut().insert(caller);
+    request.extensions_mut().insert(address);
     next.run(request).await
+}
+
+fn play(caller: &Caller, what: &str) -> String {
+    format!("{} {what}", bucket(caller).unwrap_or_default())
+}
+
+/// What tells a caller from all others; `None` for those whose address must do. Names will not: two keys
+/// may have the same.
+fn bucket(caller: &Caller) -> Option<String> {
+    match caller {
+        Caller::Anonymous | Caller::Local => None,
+        Caller::Account(account) => Some(account.id.to_string()),
+        Caller::Station { device, .. } => Some(device.to_string()),
+    }
 }
 
 fn admitted(
     guard: &Guard,
     caller: &Caller,
+    address: &Address,
     path: &MatchedPath,
     request: &Request,
 ) -> Result<(), Problem> {
-    if let Some(limit) = &guard.inner.requests {
-        let who = match caller {
-            Caller::Anonymous | Caller::Local => address(request),
-            known => known.actor(),
-        };
-        limit.take(&who, Instant::now()).map_err(too_often)?;
+    if let Some(Requests { callers, .. }) = &guard.inner.requests {
+        let who = bucket(caller).unwrap_or_else(|| address.name().to_owned());
+        callers.take(&who, Instant::now()).map_err(too_often)?;
     }
     let method = request.method();
     let may = match need(method, path.as_str()) {
@@ -249,18 +401,6 @@ pub(crate) fn too_often(wait: Duration) -> Problem {
     let wait_s = wait.as_secs().saturating_add(1).min(3_600);
     Problem::new(StatusCode::TOO_MANY_REQUESTS, format!("Too often; wait {wait_s} s."))
         .with(RETRY_AFTER, wait_s.into())
-}
-
-/// The caller's address: a network of /64 counts as one.
-fn address(request: &Request) -> String {
-    match request.extensions().get::<Peer>().map(|peer| peer.0.ip()) {
-        Some(IpAddr::V6(ip)) => {
-            let [a, b, c, d, ..] = ip.segments();
-            format!("{a:x}:{b:x}:{c:x}:{d:x}::/64")
-        }
-        Some(ip) => ip.to_string(),
-        None => "unknown".into(),
-    }
 }
 
 fn token(headers: &HeaderMap) -> Option<&str> {

@@ -32,6 +32,17 @@ impl Limit {
         Self { burst, rate, buckets: Mutex::default() }
     }
 
+    /// Says how long until there is a token, if there is none; takes none.
+    pub(super) fn check(&self, caller: &str, now: Instant) -> Result<(), Duration> {
+        let buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
+        let tokens = buckets.get(caller).map_or(self.burst, |bucket| self.filled(bucket, now));
+        if tokens < 1.0 { Err(self.until_next(tokens)) } else { Ok(()) }
+    }
+
+    fn until_next(&self, tokens: f64) -> Duration {
+        Duration::from_secs_f64((1.0 - tokens) / self.rate)
+    }
+
     /// Takes a token; else says how long until there is one.
     pub(super) fn take(&self, caller: &str, now: Instant) -> Result<(), Duration> {
         let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
@@ -50,7 +61,7 @@ impl Limit {
         bucket.tokens = self.filled(bucket, now);
         bucket.at = now;
         if bucket.tokens < 1.0 {
-            return Err(Duration::from_secs_f64((1.0 - bucket.tokens) / self.rate));
+            return Err(self.until_next(bucket.tokens));
         }
         bucket.tokens -= 1.0;
         Ok(())
@@ -88,8 +99,10 @@ mod tests {
         let later = start + Duration::from_millis(2_001);
         assert!(limit.take("a", later).is_ok());
         assert!(limit.take("a", later).is_err());
+        assert!(limit.check("a", later).is_err());
         limit.give_back("a");
-        assert!(limit.take("a", later).is_ok());
+        assert!(limit.check("a", later).is_ok());
+        assert!(limit.take("a", later).is_ok(), "looking takes nothing");
     }
 
     #[test]

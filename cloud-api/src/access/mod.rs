@@ -3,6 +3,7 @@
 //! Who is asking, and whether they may. Every route stands in one table, [`policy`]; what is not in it
 //! is refused. [`guard`] finds the caller and looks the route up before any handler runs.
 
+mod address;
 mod guard;
 mod limit;
 mod password;
@@ -14,9 +15,10 @@ use std::net::SocketAddr;
 
 use uuid::Uuid;
 
+pub(crate) use address::{Address, Peer};
 pub use guard::Guard;
 pub(crate) use guard::{
-    Peer, SESSION_AGE, cookie, expired_cookie, guard, session_token, too_often,
+    Attempt, SESSION_AGE, cookie, expired_cookie, guard, session_token, too_often,
 };
 pub use password::Passwords;
 pub(crate) use secret::hashed;

@@ -47,6 +47,7 @@ pub const POLICY: &[(Method, &str, Need)] = &[
     (GET, "/api/v1/model/metrics", May(See)),
     (GET, "/api/v1/alerts", May(See)),
     (GET, "/api/v1/alerts/{id}", May(See)),
+    (POST, "/api/v1/alerts/{id}/acknowledge", May(Judge)),
     (GET, "/api/v1/detections", May(See)),
     (GET, "/api/v1/detections/{id}", May(See)),
     (GET, "/api/v1/detections/{id}/verdict", May(See)),

@@ -1,7 +1,7 @@
 //! The table of keys.
 
 use std::fmt::Write as _;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -70,9 +70,26 @@ pub(super) const KEYS: &[Key] = &[
     Key {
         section: "http",
         name: "rate_limit",
-        doc: "Requests a second of one user, key, station or address; 0 for any number.",
-        set: |c, v| count(&v, 0, 1_000_000).map(|v| c.http.rate_limit = v as u32),
-        get: |c| Some(c.http.rate_limit.to_string()),
+        doc: "Requests a second of one user, key, station or address; 0 for any number. If not set, 100 where other machines or trusted proxies reach the server, else any number.",
+        set: |c, v| count(&v, 0, 1_000_000).map(|v| c.http.rate_limit = Some(v as u32)),
+        get: |c| c.http.rate_limit.map(|rate| rate.to_string()),
+    },
+    Key {
+        section: "http",
+        name: "trusted_proxies",
+        doc: "Addresses of proxies whose X-Forwarded-For says where a request came from, as in [\"10.0.0.2\"].",
+        set: |c, v| addresses(v).map(|v| c.http.trusted_proxies = v),
+        get: |c| {
+            let proxies = c.http.trusted_proxies.iter().map(ToString::to_string);
+            Some(listed(&proxies.collect::<Vec<_>>()))
+        },
+    },
+    Key {
+        section: "http",
+        name: "drain_grace",
+        doc: "How long a server that was told to end still takes requests while /readyz says that it ends, as in \"5s\" or \"0s\". If not set, 3s where other machines reach it, else none.",
+        set: |c, v| grace(v).map(|v| c.http.drain_grace = Some(v)),
+        get: |c| c.http.drain_grace.map(|grace| quoted(&spelled(grace))),
     },
     Key {
         section: "http",
@@ -157,6 +174,13 @@ pub(super) const KEYS: &[Key] = &[
         doc: "Directory of the SQLite file and the clips; empty for the usual place.",
         set: |c, v| text(v).map(|v| c.storage.data_dir = v.into()),
         get: |c| Some(quoted(&c.storage.data_dir.to_string_lossy())),
+    },
+    Key {
+        section: "storage",
+        name: "reserve_mib",
+        doc: "With less MiB free on the disk of the data directory the server is not ready; 0 for any.",
+        set: |c, v| count(&v, 0, 1_000_000_000).map(|v| c.storage.reserve_mib = v as u64),
+        get: |c| Some(c.storage.reserve_mib.to_string()),
     },
     Key {
         section: "storage",
@@ -285,6 +309,13 @@ pub(super) const KEYS: &[Key] = &[
         set: |c, v| truth(v).map(|v| c.log.json = v),
         get: |c| Some(c.log.json.to_string()),
     },
+    Key {
+        section: "otlp",
+        name: "endpoint",
+        doc: "Collector of OpenTelemetry for spans of requests (OTLP over HTTP, JSON), as in \"http://127.0.0.1:4318\"; empty for none.",
+        set: |c, v| collector(v).map(|v| c.otlp.endpoint = v),
+        get: |c| Some(quoted(&c.otlp.endpoint)),
+    },
 ];
 
 fn text(value: Written) -> Result<String, String> {
@@ -347,6 +378,17 @@ fn span(value: Written) -> Result<Duration, String> {
     }
 }
 
+/// A duration that may be none: less than the half minute after which service managers kill.
+fn grace(value: Written) -> Result<Duration, String> {
+    let text = text(value)?;
+    let none = text.trim_end_matches(|c: char| c.is_ascii_alphabetic()) == "0";
+    let span = if none { Duration::ZERO } else { span(Written::Text(text))? };
+    if span > Duration::from_secs(30) {
+        return Err("at most 30s: service managers kill what does not end".into());
+    }
+    Ok(span)
+}
+
 fn spelled(span: Duration) -> String {
     let ms = span.as_millis();
     let units = [(86_400_000, "d"), (3_600_000, "h"), (60_000, "m"), (1_000, "s")];
@@ -377,6 +419,14 @@ fn items(value: Written) -> Result<Vec<String>, String> {
             .collect()),
         other => Err(format!("expected a list of texts, found {}", other.kind())),
     }
+}
+
+fn addresses(value: Written) -> Result<Vec<IpAddr>, String> {
+    let address = |text: String| {
+        let parsed = text.parse::<IpAddr>().map(|ip| ip.to_canonical());
+        parsed.map_err(|_| format!("{text:?} is no address; write an IP, as in \"10.0.0.2\""))
+    };
+    items(value)?.into_iter().map(address).collect()
 }
 
 fn public_keys(value: Written) -> Result<Vec<PublicKey>, String> {
@@ -441,6 +491,15 @@ fn stations_url(value: Written) -> Result<String, String> {
         return Ok(url);
     }
     Err(format!("{url:?} is no broker; write it as in \"mqtts://broker.example:8883\""))
+}
+
+fn collector(value: Written) -> Result<String, String> {
+    let url = text(value)?;
+    let host = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://"));
+    if url.is_empty() || host.is_some_and(|host| !host.is_empty() && !host.contains([' ', '?', '#'])) {
+        return Ok(url);
+    }
+    Err(format!("{url:?} is no collector; write it as in \"http://127.0.0.1:4318\""))
 }
 
 fn client_id(value: Written) -> Result<String, String> {

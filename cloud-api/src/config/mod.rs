@@ -5,7 +5,7 @@ mod keys;
 mod parse;
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -32,6 +32,8 @@ pub struct Config {
     pub releases: ReleasesConfig,
     /// `[log]`
     pub log: LogConfig,
+    /// `[otlp]`
+    pub otlp: OtlpConfig,
 }
 
 /// How clients reach the server.
@@ -47,10 +49,43 @@ pub struct HttpConfig {
     pub idle_timeout: Duration,
     /// Time for one request, from its head to its answer; uploads of clips have their own rule.
     pub request_timeout: Duration,
-    /// Requests a second of one caller; 0 for any number.
-    pub rate_limit: u32,
+    /// Requests a second of one caller; 0 for any number; see [`HttpConfig::requests_a_second`] for
+    /// what holds if it is not set.
+    pub rate_limit: Option<u32>,
+    /// Proxies whose word on where a request came from is believed.
+    pub trusted_proxies: Vec<IpAddr>,
+    /// How long a server that was told to end still takes requests; see [`HttpConfig::grace`] for what
+    /// holds if it is not set.
+    pub drain_grace: Option<Duration>,
     /// Web origins that may call the API from a browser, `*` for all; none but our own page by default.
     pub cors_origins: Vec<String>,
+}
+
+/// Requests a second of one caller where other machines reach the server: a page that shows everything
+/// at once asks some dozens of times.
+const PUBLIC_RATE: u32 = 100;
+
+/// How long whoever shares requests out may take to see that a server ends: two looks a second apart, and
+/// a bit.
+const DRAIN_GRACE: Duration = Duration::from_secs(3);
+
+impl HttpConfig {
+    /// How long a server that was told to end still takes requests, and says at `/readyz` that it ends;
+    /// on the loopback address nobody shares requests out.
+    #[must_use]
+    pub fn grace(&self) -> Duration {
+        let default = if self.listen.ip().is_loopback() { Duration::ZERO } else { DRAIN_GRACE };
+        self.drain_grace.unwrap_or(default)
+    }
+
+    /// Requests a second of one caller; `None` for any number, as on the loopback address unless a
+    /// proxy there speaks for others.
+    #[must_use]
+    pub fn requests_a_second(&self) -> Option<u32> {
+        let private = self.listen.ip().is_loopback() && self.trusted_proxies.is_empty();
+        let default = if private { 0 } else { PUBLIC_RATE };
+        Some(self.rate_limit.unwrap_or(default)).filter(|rate| *rate > 0)
+    }
 }
 
 /// Where records are kept.
@@ -105,6 +140,8 @@ pub struct StorageConfig {
     pub data_dir: PathBuf,
     /// Telemetry older than this is deleted.
     pub keep_telemetry: Duration,
+    /// Free space on the disk of the data directory below which the server is not ready, MiB; 0 for any.
+    pub reserve_mib: u64,
     /// Events that nobody judged are deleted by these; one that no rule is for is kept for ever.
     pub keep_events: Vec<KeepRule>,
 }
@@ -176,6 +213,13 @@ pub struct LogConfig {
     pub json: bool,
 }
 
+/// Who is told how requests went.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OtlpConfig {
+    /// Collector of OpenTelemetry that takes OTLP over HTTP; empty for none.
+    pub endpoint: String,
+}
+
 /// One thing wrong with the configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {
@@ -211,7 +255,9 @@ impl Default for Config {
                 header_timeout: Duration::from_secs(10),
                 idle_timeout: Duration::from_secs(30),
                 request_timeout: Duration::from_secs(60),
-                rate_limit: 0,
+                rate_limit: None,
+                trusted_proxies: Vec::new(),
+                drain_grace: None,
                 cors_origins: Vec::new(),
             },
             database: DatabaseConfig { url: String::new() },
@@ -229,6 +275,7 @@ impl Default for Config {
             storage: StorageConfig {
                 data_dir: PathBuf::new(),
                 keep_telemetry: Duration::from_secs(90 * 24 * 3_600),
+                reserve_mib: 100,
                 keep_events: Vec::new(),
             },
             model: ModelConfig {
@@ -251,6 +298,7 @@ impl Default for Config {
             },
             releases: ReleasesConfig::default(),
             log: LogConfig { filter: "info,rumqttd=off,sqlx=warn".into(), json: false },
+            otlp: OtlpConfig::default(),
         }
     }
 }
@@ -280,6 +328,13 @@ impl Config {
     #[must_use]
     pub fn validate(&self) -> Vec<Fault> {
         let mut faults = Vec::new();
+        if cfg!(not(feature = "otlp")) && !self.otlp.endpoint.is_empty() {
+            faults.push(Fault {
+                place: "otlp.endpoint".into(),
+                what: "this build sends no spans; build with the feature otlp, or leave it empty"
+                    .into(),
+            });
+        }
         if self.mqtt.broker == BrokerChoice::Embedded {
             if !self.mqtt.listen.ip().is_loopback() && !self.mqtt.require_credentials {
                 faults.push(exposed("mqtt.listen", self.mqtt.listen));

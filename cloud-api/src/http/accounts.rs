@@ -15,7 +15,7 @@ use uuid::Uuid;
 use super::events::{All, id, limit, time};
 use super::{Api, Problem};
 use crate::access::{
-    Account, Caller, Role, SESSION_AGE, Secret, cookie, expired_cookie, hashed, session_token,
+    Account, Address, Attempt, Caller, Role, SESSION_AGE, Secret, cookie, expired_cookie, hashed, session_token,
     too_often,
 };
 use crate::clock::rfc3339;
@@ -57,12 +57,13 @@ pub(super) struct Me {
 )]
 pub(super) async fn login(
     State(api): State<Arc<Api>>,
+    Extension(address): Extension<Address>,
     headers: HeaderMap,
     body: Result<Json<Login>, JsonRejection>,
 ) -> Result<Response, Problem> {
     let Json(Login { name, password }) = body.map_err(|error| Problem::of_json(&error))?;
     let name = super::events::plain("name", Some(name))?.unwrap_or_default();
-    api.guard.attempt(&name).map_err(too_often)?;
+    api.guard.attempt(Attempt::Login(&name), &address).map_err(too_often)?;
     let user = api.store.user_named(&name).await?;
     let hash = user.as_ref().map(|user| user.password.as_str());
     let user = match (api.passwords.verify(&password, hash).await, user) {
@@ -76,7 +77,7 @@ pub(super) async fn login(
             ));
         }
     };
-    api.guard.succeeded(&name);
+    api.guard.succeeded(Attempt::Login(&name), &address);
     if let Some(old) = session_token(&headers) {
         api.store.end_session(hashed(&old)).await?;
     }
@@ -149,19 +150,20 @@ pub(super) struct NewPassword {
 pub(super) async fn change_password(
     State(api): State<Arc<Api>>,
     Extension(caller): Extension<Caller>,
+    Extension(address): Extension<Address>,
     body: Result<Json<NewPassword>, JsonRejection>,
 ) -> Result<StatusCode, Problem> {
     let Json(NewPassword { old, new }) = body.map_err(|error| Problem::of_json(&error))?;
     let Caller::Account(Account { id, actor, by_cookie: true, .. }) = caller else {
         return Err(Problem::new(StatusCode::FORBIDDEN, "A key has no password; make a new key."));
     };
-    api.guard.attempt(&actor).map_err(too_often)?;
+    api.guard.attempt(Attempt::Login(&actor), &address).map_err(too_often)?;
     let users = api.store.users().await?;
     let user = users.iter().find(|user| user.id == id);
     if !api.passwords.verify(&old, user.map(|user| user.password.as_str())).await {
         return Err(unprocessable("old: this is not your password."));
     }
-    api.guard.succeeded(&actor);
+    api.guard.succeeded(Attempt::Login(&actor), &address);
     let hash = api.passwords.hash(&new, &api.chance).await.map_err(unprocessable)?;
     api.store.set_password(id, hash).await?;
     log(&api, actor, "password.change", "", String::new()).await?;
@@ -205,15 +207,20 @@ pub(super) struct UserBody {
     sites: Option<Vec<String>>,
 }
 
-/// All users
+/// All users that the caller could have made
 #[utoipa::path(
     get,
     path = "/api/v1/users",
     tag = "accounts",
     responses((status = 200, body = All<UserDocument>))
 )]
-pub(super) async fn users(State(api): State<Arc<Api>>) -> Result<Json<All<UserDocument>>, Problem> {
-    Ok(Json(All::of(api.store.users().await?)))
+pub(super) async fn users(
+    State(api): State<Arc<Api>>,
+    Extension(caller): Extension<Caller>,
+) -> Result<Json<All<UserDocument>>, Problem> {
+    let mut users = api.store.users().await?;
+    users.retain(|user| is_within(&caller, user.sites().as_deref()));
+    Ok(Json(All::of(users)))
 }
 
 /// Makes a user
@@ -224,6 +231,7 @@ pub(super) async fn users(State(api): State<Arc<Api>>) -> Result<Json<All<UserDo
     request_body = UserBody,
     responses(
         (status = 201, body = UserDocument),
+        (status = 403, description = "The account could see sites that the caller may not"),
         (status = 409, description = "The name is taken"),
         (status = 422, description = "Name, password, role or sites cannot be used"),
     )
@@ -237,6 +245,7 @@ pub(super) async fn create_user(
     let name = checked_name("name", &body.name)?;
     let role: Role = body.role.parse().map_err(unprocessable)?;
     let sites = checked_sites(body.sites)?;
+    within(&caller, sites.as_deref())?;
     if matches!(caller, Caller::Local) && role != Role::Admin && !api.store.has_users().await? {
         return Err(unprocessable(
             "role: the first account closes the server for everybody else; make it an admin.",
@@ -248,6 +257,7 @@ pub(super) async fn create_user(
     let Some(user) = api.store.create_user(user).await? else {
         return Err(Problem::new(StatusCode::CONFLICT, "name: there is a user with this name."));
     };
+    api.guard.accounts_exist();
     let target = format!("user:{}", user.name);
     log(&api, caller.actor(), "user.create", &target, user.role.clone()).await?;
     Ok((StatusCode::CREATED, Json(user.into())))
@@ -267,7 +277,10 @@ pub(super) async fn disable_user(
     Path(text): Path<String>,
 ) -> Result<StatusCode, Problem> {
     let user = id("id", &text)?;
-    if !api.store.disable_user(user, api.clock.now_us()).await? {
+    let users = api.store.users().await?;
+    let known = users.iter().find(|known| known.id == user);
+    let own = known.is_some_and(|known| is_within(&caller, known.sites().as_deref()));
+    if !own || !api.store.disable_user(user, api.clock.now_us()).await? {
         return Err(Problem::new(
             StatusCode::CONFLICT,
             "There is no such user who could log in, or it is the last administrator.",
@@ -324,15 +337,20 @@ pub(super) struct KeyBody {
     expires_at: Option<String>,
 }
 
-/// All keys, newest first
+/// All keys that the caller could have made, newest first
 #[utoipa::path(
     get,
     path = "/api/v1/keys",
     tag = "accounts",
     responses((status = 200, body = All<KeyDocument>))
 )]
-pub(super) async fn keys(State(api): State<Arc<Api>>) -> Result<Json<All<KeyDocument>>, Problem> {
-    Ok(Json(All::of(api.store.keys().await?)))
+pub(super) async fn keys(
+    State(api): State<Arc<Api>>,
+    Extension(caller): Extension<Caller>,
+) -> Result<Json<All<KeyDocument>>, Problem> {
+    let mut keys = api.store.keys().await?;
+    keys.retain(|key| is_within(&caller, key.sites().as_deref()));
+    Ok(Json(All::of(keys)))
 }
 
 /// Makes a key, whose secret is shown once
@@ -341,7 +359,11 @@ pub(super) async fn keys(State(api): State<Arc<Api>>) -> Result<Json<All<KeyDocu
     path = "/api/v1/keys",
     tag = "accounts",
     request_body = KeyBody,
-    responses((status = 201, body = KeyDocument), (status = 422, description = "Cannot be used"))
+    responses(
+        (status = 201, body = KeyDocument),
+        (status = 403, description = "The key could see sites that the caller may not"),
+        (status = 422, description = "Cannot be used"),
+    )
 )]
 pub(super) async fn create_key(
     State(api): State<Arc<Api>>,
@@ -349,13 +371,15 @@ pub(super) async fn create_key(
     body: Result<Json<KeyBody>, JsonRejection>,
 ) -> Result<Response, Problem> {
     let Json(body) = body.map_err(|error| Problem::of_json(&error))?;
+    let sites = checked_sites(body.sites)?;
+    within(&caller, sites.as_deref())?;
     let secret = Secret::key(&api.chance);
     let key = NewKey {
         id: api.chance.id(&api.clock),
         name: checked_name("name", &body.name)?,
         secret_sha256: secret.hashed(),
         role: body.role.parse().map_err(unprocessable)?,
-        sites: checked_sites(body.sites)?,
+        sites,
         created_by: caller.actor(),
         expires_us: time("expires_at", body.expires_at.as_deref())?,
         now_us: api.clock.now_us(),
@@ -380,7 +404,11 @@ pub(super) async fn revoke_key(
     Extension(caller): Extension<Caller>,
     Path(text): Path<String>,
 ) -> Result<StatusCode, Problem> {
-    if !api.store.revoke_key(id("id", &text)?, api.clock.now_us()).await? {
+    let key = id("id", &text)?;
+    let keys = api.store.keys().await?;
+    let known = keys.iter().find(|known| known.id == key);
+    let own = known.is_some_and(|known| is_within(&caller, known.sites().as_deref()));
+    if !own || !api.store.revoke_key(key, api.clock.now_us()).await? {
         return Err(Problem::not_found("There is no such key that could be used."));
     }
     log(&api, caller.actor(), "key.revoke", &text, String::new()).await?;
@@ -469,12 +497,47 @@ pub(super) async fn log(
     Ok(api.store.log_deed(Deed { at_us, actor, action, target, detail }).await?)
 }
 
+/// Notes that somebody hears or sees a sound, once in a while for each of them: a player asks for many
+/// ranges. A station that fetches its own recording is nobody.
+pub(super) async fn note_play(
+    api: &Api,
+    caller: &Caller,
+    action: &'static str,
+    target: Uuid,
+) -> Result<(), Problem> {
+    let (target, what) = (target.to_string(), format!("{action} {target}"));
+    if matches!(caller, Caller::Station { .. }) || !api.guard.begins(caller, &what) {
+        return Ok(());
+    }
+    let logged = log(api, caller.actor(), action, &target, String::new()).await;
+    if logged.is_err() {
+        api.guard.not_begun(caller, &what);
+    }
+    logged
+}
+
 pub(super) fn checked_sites(sites: Option<Vec<String>>) -> Result<Option<Vec<String>>, Problem> {
     let Some(sites) = sites else { return Ok(None) };
     for site in &sites {
         super::fleet::checked_site(site)?;
     }
     Ok(Some(sites))
+}
+
+/// An account for some sites gives nobody more than it has itself.
+fn within(caller: &Caller, sites: Option<&[String]>) -> Result<(), Problem> {
+    if is_within(caller, sites) {
+        return Ok(());
+    }
+    Err(Problem::new(
+        StatusCode::FORBIDDEN,
+        "sites: your account is for some sites; name those of them that may be seen.",
+    ))
+}
+
+fn is_within(caller: &Caller, sites: Option<&[String]>) -> bool {
+    caller.sites().is_none()
+        || sites.is_some_and(|sites| sites.iter().all(|site| caller.sees(site)))
 }
 
 pub(super) fn unprocessable(detail: impl Into<String>) -> Problem {

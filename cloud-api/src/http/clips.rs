@@ -16,7 +16,7 @@ use tracing::{debug, error};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::accounts::log;
+use super::accounts::note_play;
 use super::events::id;
 use super::range::{Ranged, ranged};
 use super::{Api, Problem};
@@ -248,14 +248,12 @@ pub(super) async fn download(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let clip = stored(&api, &caller, &text).await?;
+    // Also where the caller has it already: it plays it again.
+    note_play(&api, &caller, "clip.play", clip.id).await?;
     let head = match ranged(&headers, clip.bytes as u64, &clip.sha256, "recording")? {
         Ranged::Unchanged => return Ok(StatusCode::NOT_MODIFIED.into_response()),
         Ranged::Part(head) => head,
     };
-    if let (Caller::Account(account), 0) = (&caller, head.first) {
-        // A player asks for more ranges; it began here.
-        log(&api, account.actor.clone(), "clip.play", &text, String::new()).await?;
-    }
     let file = api.clips.read(&clip, head.first).await.map_err(|error| {
         error!(clip = %clip.id, %error, "a stored recording cannot be read");
         Problem::of_disk(&error, "recording")

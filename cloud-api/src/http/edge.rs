@@ -12,16 +12,19 @@ use axum::extract::{MatchedPath, Request, State};
 use axum::http::header::{
     CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
 };
-use axum::http::{HeaderName, HeaderValue, StatusCode};
+use axum::http::{HeaderName, HeaderValue, Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use futures_util::StreamExt;
 use hyper::body::{Frame, SizeHint};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
-use tracing::{debug, error};
+use tracing::field::Empty;
+use tracing::{Instrument as _, debug, debug_span, error};
 
 use super::Problem;
+use crate::inference::{Inference, PredictError};
+use crate::log::TRACE;
 use crate::metric;
 
 /// Nothing from elsewhere, nothing inline; the player makes its sound and pictures itself.
@@ -58,8 +61,20 @@ pub(super) async fn around(
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let route = request.extensions().get::<MatchedPath>();
     let route = route.map_or(NO_ROUTE, MatchedPath::as_str).to_owned();
+    let traceparent = request.headers().get("traceparent").and_then(|value| value.to_str().ok());
+    let span = debug_span!(
+        target: TRACE,
+        "request",
+        name = format!("{method} {route}"),
+        traceparent,
+        http.request.method = method.as_str(),
+        http.route = route,
+        ecosight.request = &*id.0,
+        http.response.status_code = Empty,
+    );
     let started = Instant::now();
-    let response = finished(next.run(request).await, &path);
+    let response = finished(next.run(request).instrument(span.clone()).await, &path);
+    span.record("http.response.status_code", response.status().as_u16());
     let (status, elapsed) = (response.status().as_u16(), started.elapsed());
     metric::request(method.as_str(), &route, status, elapsed.as_secs_f64());
     let (id, ms) = (id.0, elapsed.as_millis() as u64);
@@ -111,6 +126,22 @@ fn with_headers(mut response: Response, id: &str) -> Response {
     headers.insert(X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
     headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
     response
+}
+
+/// Turns a file away that could not be answered soon before anything else is done for it: nobody looks up
+/// who sent it, and its body is only read to be thrown away.
+pub(super) async fn shed(
+    State(inference): State<Inference>,
+    request: Request,
+    next: Next,
+) -> Response {
+    if request.method() == Method::POST
+        && request.uri().path() == "/predict"
+        && let Err(error @ PredictError::Overloaded { .. }) = inference.admits()
+    {
+        return Problem::from(error).into_response();
+    }
+    next.run(request).await
 }
 
 /// Reads on what a handler left of the body, for a while: a client that is still sending would

@@ -6,15 +6,20 @@ use axum::Json;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Extension, Path, Query, State};
 use serde::{Deserialize, Serialize};
+use tracing::warn;
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
+use super::accounts::log;
 use super::{Api, Problem};
 use crate::access::Caller;
 use crate::clock::parse_rfc3339;
 use crate::documents::{DeviceDocument, EventDocument};
+use crate::live::show_event;
 use crate::store::{Cursor, EventFilter, EventRow, Verdict};
 
+/// The state of an alert that nobody took.
+const OPEN: &str = "open";
 const DEFAULT_LIMIT: u16 = 50;
 const MAX_LIMIT: u16 = 500;
 
@@ -86,7 +91,7 @@ pub(super) struct ListQuery {
     /// With this score or a higher one, 0 to 1.
     #[param(value_type = Option<f64>, minimum = 0.0, maximum = 1.0)]
     pub(super) min_score: Option<String>,
-    /// In this state, as in `open`.
+    /// In this state: `open` or `acknowledged`.
     pub(super) state: Option<String>,
     /// `confirmed`, `rejected` or `relabelled`; `none` for those that nobody judged.
     pub(super) verdict: Option<String>,
@@ -223,6 +228,38 @@ pub(super) async fn alert(
     Extension(caller): Extension<Caller>,
     Path(text): Path<String>,
 ) -> Result<Json<EventDocument>, Problem> {
+    one(&api, &caller, &text).await
+}
+
+/// Takes an alert: others see who is on it
+///
+/// Of several who take it at one time the first one has it; the answer says who.
+#[utoipa::path(
+    post,
+    path = "/api/v1/alerts/{id}/acknowledge",
+    operation_id = "acknowledge_alert",
+    tag = "events",
+    params(("id" = Uuid, Path)),
+    responses((status = 200, body = EventDocument), (status = 404, description = "No such alert"))
+)]
+pub(super) async fn acknowledge(
+    State(api): State<Arc<Api>>,
+    Extension(caller): Extension<Caller>,
+    Path(text): Path<String>,
+) -> Result<Json<EventDocument>, Problem> {
+    let missing = || Problem::not_found(format!("There is no alert {text}."));
+    let mine = |row: &EventRow| row.alert && caller.sees(&row.site_id);
+    let row = api.store.event(id("id", &text)?).await?.filter(mine).ok_or_else(missing)?;
+    if row.state != OPEN {
+        return Ok(Json(EventDocument::from(row).shown_to(&caller)));
+    }
+    // First: what cannot be logged is not done.
+    log(&api, caller.actor(), "alert.acknowledge", &row.id.to_string(), String::new()).await?;
+    if api.store.acknowledge(row.id, caller.actor(), api.clock.now_us()).await?
+        && let Err(error) = show_event(&api.live, &api.store, "alert", row.id).await
+    {
+        warn!(event = %row.id, %error, "an acknowledgement is not shown live");
+    }
     one(&api, &caller, &text).await
 }
 

@@ -19,9 +19,11 @@ use uuid::Uuid;
 use super::accounts::{log, unprocessable};
 use super::events::{All, id, limit, time};
 use super::{Api, Problem};
-use crate::access::{Caller, Permission, Secret, hashed, mosquitto_hash, too_often};
+use crate::access::{
+    Address, Attempt, Caller, Permission, Secret, hashed, mosquitto_hash, too_often,
+};
 use crate::clock::rfc3339;
-use crate::documents::TelemetryDocument;
+use crate::documents::{TelemetryDocument, vague_deg};
 use crate::samples::checked_name;
 use crate::store::{CommandRow, DesiredRow, DeviceRow, Enrolment, SiteRow};
 
@@ -44,6 +46,7 @@ pub(super) struct SiteDocument {
     name: String,
     /// IANA name.
     time_zone: String,
+    /// For those who may not know exactly, to a tenth of a degree.
     latitude: Option<f64>,
     longitude: Option<f64>,
     /// Stations that are there.
@@ -54,6 +57,17 @@ impl From<SiteRow> for SiteDocument {
     fn from(row: SiteRow) -> Self {
         let SiteRow { id, name, time_zone, latitude, longitude, devices } = row;
         Self { id, name, time_zone, latitude, longitude, devices }
+    }
+}
+
+impl SiteDocument {
+    /// The site as the caller may see it.
+    fn shown_to(mut self, caller: &Caller) -> Self {
+        if !caller.sees_positions() {
+            self.latitude = self.latitude.map(vague_deg);
+            self.longitude = self.longitude.map(vague_deg);
+        }
+        self
     }
 }
 
@@ -70,7 +84,8 @@ pub(super) async fn sites(
 ) -> Result<Json<All<SiteDocument>>, Problem> {
     let mut rows = api.store.sites().await?;
     rows.retain(|site| caller.sees(&site.id));
-    Ok(Json(All::of(rows)))
+    let shown = rows.into_iter().map(|row| SiteDocument::from(row).shown_to(&caller)).collect();
+    Ok(Json(All::of::<SiteDocument>(shown)))
 }
 
 /// What is to be known of a site.
@@ -214,11 +229,12 @@ pub(super) struct Enrolled {
 )]
 pub(super) async fn enrol(
     State(api): State<Arc<Api>>,
+    Extension(address): Extension<Address>,
     body: Result<Json<EnrolBody>, JsonRejection>,
 ) -> Result<Response, Problem> {
     let Json(EnrolBody { code, device_id }) = body.map_err(|error| Problem::of_json(&error))?;
     // 80 random bits: nobody guesses one within these attempts.
-    api.guard.attempt("enrol").map_err(too_often)?;
+    api.guard.attempt(Attempt::Enrolment, &address).map_err(too_often)?;
     let secret = Secret::station(&api.chance);
     let mqtt_hash = mosquitto_hash(&secret, api.chance.bytes());
     let (code, now_us) = (hashed(&code.to_ascii_uppercase()), api.clock.now_us());
@@ -229,7 +245,7 @@ pub(super) async fn enrol(
             "There is no such code, or it was used, or it is too old; ask for a new one.",
         ));
     };
-    api.guard.succeeded("enrol");
+    api.guard.succeeded(Attempt::Enrolment, &address);
     let target = format!("station:{device_id}");
     log(&api, target.clone(), "enrol", &target, site_id.clone()).await?;
     let enrolled = Enrolled {

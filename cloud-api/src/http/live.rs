@@ -13,13 +13,15 @@ use tokio_stream::wrappers::BroadcastStream;
 use super::Api;
 use crate::access::Caller;
 use crate::documents::json_shown_to;
-use crate::live::{Happening, Live};
+use crate::live::{GAP, Happening, Live};
 
 /// What happens now, as server-sent events
 ///
 /// Events are `alert`, `detection`, `clip` (an event as JSON), `device` (a station as JSON), `rollout` (a
 /// rollout as JSON), and, for those who see all sites, `training` (a job as JSON) and `model` (which
-/// version serves). With `Last-Event-ID`, what came after it and is still known comes first.
+/// version serves). With `Last-Event-ID`, what came after it comes first. Where that is not known, because
+/// it was long ago, before a restart or at another server, an event `gap` says so: ask for the lists
+/// again.
 #[utoipa::path(
     get,
     path = "/api/v1/live",
@@ -60,6 +62,9 @@ fn event(happening: &Happening, caller: &Caller) -> Option<Event> {
     let event = Event::default().id(happening.id.to_string()).event(happening.kind);
     // A rollout concerns every site, and tells of no place.
     let positions = caller.sees_positions() || happening.kind == "rollout";
+    if happening.kind == GAP {
+        return Some(event.data(&*happening.json));
+    }
     if caller.sites().is_none() && positions {
         return Some(event.data(&*happening.json));
     }

@@ -53,6 +53,7 @@ use crate::chance::Chance;
 use crate::clips::Clips;
 use crate::clock::Clock;
 use crate::config::{HttpConfig, LearningConfig};
+use crate::disk::Disk;
 use crate::inference::{Inference, MAX_FILE_BYTES};
 use crate::link::Link;
 use crate::live::Live;
@@ -123,6 +124,10 @@ pub struct Api {
     pub started_us: i64,
     /// Time between signs of life on a live stream.
     pub heartbeat: Duration,
+    /// Room for what comes.
+    pub disk: Disk,
+    /// The server is about to end.
+    pub leaving: CancellationToken,
     /// Ends the streams.
     pub stop: CancellationToken,
     /// Every path that is served; filled in by [`router`].
@@ -183,6 +188,7 @@ fn routes(deadline: Duration) -> (Router<Arc<Api>>, OpenApi) {
         .routes(routes!(samples::labels))
         .routes(routes!(events::alerts))
         .routes(routes!(events::alert))
+        .routes(routes!(events::acknowledge))
         .routes(routes!(events::detections))
         .routes(routes!(events::detection))
         .routes(routes!(events::devices))
@@ -240,7 +246,7 @@ fn routes(deadline: Duration) -> (Router<Arc<Api>>, OpenApi) {
 pub fn router(mut api: Api, config: &HttpConfig) -> Router {
     let (router, openapi) = routes(config.request_timeout);
     api.endpoints = openapi.paths.paths.keys().cloned().collect();
-    let guarded = api.guard.clone();
+    let (guarded, inference) = (api.guard.clone(), api.inference.clone());
     let run: Arc<str> = format!("{:x}", api.started_us / 1_000_000).into();
     let compressed = DefaultPredicate::new()
         .and(NotForContentType::const_new("audio/"))
@@ -252,6 +258,7 @@ pub fn router(mut api: Api, config: &HttpConfig) -> Router {
         .layer(from_fn_with_state(guarded, guard))
         .layer(CatchPanicLayer::custom(edge::panicked))
         .layer(CompressionLayer::new().compress_when(compressed))
+        .layer(from_fn_with_state(inference, edge::shed))
         .layer(cors(&config.cors_origins))
         .layer(from_fn(edge::drained))
         .layer(from_fn_with_state(run, edge::around))

@@ -10,6 +10,7 @@ use axum::http::{HeaderMap, HeaderValue};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use serde_json::Value;
+use tracing::debug;
 use utoipa::ToSchema;
 
 use super::{Api, Problem};
@@ -87,6 +88,10 @@ pub(super) async fn metrics(
 )]
 pub(super) async fn prometheus(State(api): State<Arc<Api>>) -> Response {
     metric::broker(api.link.is_connected());
+    match api.store.false_alarms().await {
+        Ok(counts) => metric::false_alarms(&counts),
+        Err(error) => debug!(%error, "false alarms are counted later"),
+    }
     let text = api.metrics.as_ref().map(|handle| handle.render()).unwrap_or_default();
     let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
     ([(CONTENT_TYPE, kind)], text).into_response()

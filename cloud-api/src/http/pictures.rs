@@ -10,6 +10,7 @@ use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
+use super::accounts::note_play;
 use super::clips::stored;
 use super::{Api, Problem};
 use crate::access::Caller;
@@ -86,6 +87,7 @@ pub(super) async fn spectrogram(
     let Query(query) = query.map_err(|error| Problem::bad_request(error.body_text()))?;
     let width = number("width", query.width.as_deref(), 1_000, 50..=4_000)?;
     let clip = stored(&api, &caller, &text).await?;
+    note_play(&api, &caller, "clip.look", clip.id).await?;
     let path = api.clips.path(&clip);
     let png = drawn(&api, move || picture::spectrogram(&path, width)).await?;
     Ok(([(CONTENT_TYPE, "image/png"), (CACHE_CONTROL, KEPT)], png).into_response())

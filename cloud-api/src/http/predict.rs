@@ -9,12 +9,14 @@ use axum::extract::rejection::QueryRejection;
 use axum::extract::{Extension, Multipart, Query, State};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
+use tracing::{Instrument as _, debug_span};
 use utoipa::{IntoParams, ToSchema};
 
 use super::edge::RequestId;
 use super::{Api, Problem, form};
 use crate::clock::rfc3339;
 use crate::inference::{Heard, Wanted};
+use crate::log::TRACE;
 
 /// What was heard.
 #[derive(Serialize, ToSchema)]
@@ -127,7 +129,9 @@ pub(super) async fn predict(
         heard: asked("heard", query.heard.as_deref())?,
     };
     let started = Instant::now();
-    let (heard, serving) = api.inference.predict(form.file, form.held, wanted).await?;
+    let span = debug_span!(target: TRACE, "inference", bytes = form.file.len());
+    let classified = api.inference.predict(form.file, form.held, wanted).instrument(span);
+    let (heard, serving) = classified.await?;
     let processing_time = started.elapsed().as_secs_f64();
     api.tally.count();
     let bundle = serving.bundle();

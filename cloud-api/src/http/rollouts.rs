@@ -63,13 +63,13 @@ impl From<RolloutError> for Problem {
 }
 
 /// Rollouts concern the whole fleet: whoever sees some sites only has no say, and no view.
-fn whole_fleet(caller: &Caller) -> Result<(), Problem> {
+pub(super) fn whole_fleet(caller: &Caller) -> Result<(), Problem> {
     if caller.sites().is_none() {
         return Ok(());
     }
     Err(Problem::new(
         StatusCode::FORBIDDEN,
-        "A rollout concerns every site, and your account is for some of them.",
+        "This concerns every site, and your account is for some of them.",
     ))
 }
 

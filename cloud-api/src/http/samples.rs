@@ -11,17 +11,19 @@ use axum::http::StatusCode;
 use axum::http::header::{CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_LENGTH, CONTENT_TYPE};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 use tokio_util::io::ReaderStream;
 use tracing::error;
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 use super::events::{Page, cursor, id, limit};
+use super::accounts::{log, note_play};
 use super::{Api, Problem, form};
 use crate::access::Caller;
 use crate::clock::rfc3339;
 use crate::samples::{NewSample, SampleError, checked_name};
-use crate::store::{ClassCount, SampleRow};
+use crate::store::{ClassCount, SampleRow, hex};
 
 /// A sample was kept.
 #[derive(Serialize, ToSchema)]
@@ -67,6 +69,7 @@ pub(super) struct UploadForm {
     request_body(content = UploadForm, content_type = "multipart/form-data"),
     responses(
         (status = 200, body = Uploaded),
+        (status = 409, description = "The same sound is a sample of another site"),
         (status = 413, description = "Too many bytes or too many seconds"),
         (status = 415, description = "No sound, or a format that is not taken"),
         (status = 422, description = "Damaged or cut off, or no class_name"),
@@ -86,6 +89,7 @@ pub(super) async fn upload(
         )
     })?;
     let group = form.texts.remove("group").filter(|group| !group.trim().is_empty());
+    own_or_new(&api, &caller, &form.file).await?;
     let new = NewSample {
         source: form.texts.remove("source").filter(|source| !source.trim().is_empty()),
         licence: form.texts.remove("licence").filter(|licence| !licence.trim().is_empty()),
@@ -94,6 +98,8 @@ pub(super) async fn upload(
     };
     let (sample, is_new) = api.samples.keep(new).await?;
     drop(form.held);
+    log(&api, caller.actor(), "sample.upload", &sample.id.to_string(), sample.class.clone())
+        .await?;
     let serving = api.inference.serving();
     let known = serving.is_ok_and(|model| model.bundle().classes.contains(&sample.class));
     let mut message = if is_new {
@@ -115,6 +121,22 @@ pub(super) async fn upload(
         duplicate: !is_new,
         timestamp: rfc3339(sample.labelled_us),
     }))
+}
+
+/// The same content is one sample, which takes the class that it is sent with: whoever may not see it
+/// may not change it so.
+async fn own_or_new(api: &Api, caller: &Caller, file: &[u8]) -> Result<(), Problem> {
+    if caller.sites().is_none() {
+        return Ok(());
+    }
+    let there = api.store.sample_of_content(&hex(&Sha256::digest(file))).await?;
+    if there.is_none_or(|sample| is_seen(caller, &sample)) {
+        return Ok(());
+    }
+    Err(Problem::new(
+        StatusCode::CONFLICT,
+        "The same sound is here already, and is not of your sites: its class is not yours to set.",
+    ))
 }
 
 impl From<SampleError> for Problem {
@@ -194,6 +216,8 @@ pub(super) struct SampleQuery {
 }
 
 /// Samples, newest first
+///
+/// An account for some sites sees what their stations recorded; what somebody uploaded is of no site.
 #[utoipa::path(
     get,
     path = "/api/v1/samples",
@@ -203,13 +227,15 @@ pub(super) struct SampleQuery {
 )]
 pub(super) async fn samples(
     State(api): State<Arc<Api>>,
+    Extension(caller): Extension<Caller>,
     query: Result<Query<SampleQuery>, QueryRejection>,
 ) -> Result<Json<Page<SampleDocument>>, Problem> {
     let Query(query) = query.map_err(|error| Problem::bad_request(error.body_text()))?;
     let class = query.class.as_deref().map(|class| checked_name("class", class)).transpose()?;
     let limit = limit(query.limit.as_deref())?;
     let after = query.cursor.as_deref().map(cursor).transpose()?;
-    let rows = api.store.samples(class.as_deref(), after, i64::from(limit) + 1).await?;
+    let (sites, most) = (caller.sites(), i64::from(limit) + 1);
+    let rows = api.store.samples_seen(sites, class.as_deref(), after, most).await?;
     Ok(Json(Page::of(rows, limit, SampleRow::cursor)))
 }
 
@@ -235,9 +261,13 @@ pub(super) struct ClassTotals {
     tag = "samples",
     responses((status = 200, body = ClassTotals))
 )]
-pub(super) async fn labels(State(api): State<Arc<Api>>) -> Result<Json<ClassTotals>, Problem> {
+pub(super) async fn labels(
+    State(api): State<Arc<Api>>,
+    Extension(caller): Extension<Caller>,
+) -> Result<Json<ClassTotals>, Problem> {
     let total = |ClassCount { class, samples, groups }| ClassTotal { class, samples, groups };
-    let items = api.store.sample_counts().await?.into_iter().map(total).collect();
+    let counts = api.store.sample_counts(caller.sites()).await?;
+    let items = counts.into_iter().map(total).collect();
     Ok(Json(ClassTotals { items }))
 }
 
@@ -251,9 +281,10 @@ pub(super) async fn labels(State(api): State<Arc<Api>>) -> Result<Json<ClassTota
 )]
 pub(super) async fn sample(
     State(api): State<Arc<Api>>,
+    Extension(caller): Extension<Caller>,
     Path(text): Path<String>,
 ) -> Result<Json<SampleDocument>, Problem> {
-    Ok(Json(known(&api, &text).await?.into()))
+    Ok(Json(known(&api, &caller, &text).await?.into()))
 }
 
 /// What may be changed of a sample.
@@ -282,7 +313,9 @@ pub(super) async fn relabel(
 ) -> Result<Json<SampleDocument>, Problem> {
     let Json(Relabel { class }) = body.map_err(|error| Problem::of_json(&error))?;
     let class = checked_name("class", &class)?;
-    let (id, now_us) = (id("id", &text)?, api.clock.now_us());
+    let (id, now_us) = (known(&api, &caller, &text).await?.id, api.clock.now_us());
+    // First: what cannot be logged is not done.
+    log(&api, caller.actor(), "sample.relabel", &text, class.clone()).await?;
     let row = api.store.relabel_sample(id, class, caller.actor(), now_us).await?;
     Ok(Json(row.ok_or_else(|| missing(&text))?.into()))
 }
@@ -298,9 +331,12 @@ pub(super) async fn relabel(
 )]
 pub(super) async fn forget(
     State(api): State<Arc<Api>>,
+    Extension(caller): Extension<Caller>,
     Path(text): Path<String>,
 ) -> Result<StatusCode, Problem> {
-    if api.samples.forget(id("id", &text)?).await? {
+    let sample = known(&api, &caller, &text).await?;
+    log(&api, caller.actor(), "sample.forget", &text, sample.class).await?;
+    if api.samples.forget(sample.id).await? {
         Ok(StatusCode::NO_CONTENT)
     } else {
         Err(missing(&text))
@@ -321,9 +357,11 @@ pub(super) async fn forget(
 )]
 pub(super) async fn data(
     State(api): State<Arc<Api>>,
+    Extension(caller): Extension<Caller>,
     Path(text): Path<String>,
 ) -> Result<Response, Problem> {
-    let sample = known(&api, &text).await?;
+    let sample = known(&api, &caller, &text).await?;
+    note_play(&api, &caller, "sample.play", sample.id).await?;
     let file = tokio::fs::File::open(api.samples.path(&sample)).await.map_err(|error| {
         error!(sample = %sample.id, %error, "a sample's file cannot be read");
         Problem::of_disk(&error, "sample")
@@ -338,8 +376,18 @@ pub(super) async fn data(
     Ok((headers, Body::from_stream(ReaderStream::new(file))).into_response())
 }
 
-async fn known(api: &Api, text: &str) -> Result<SampleRow, Problem> {
-    api.store.sample(id("id", text)?).await?.ok_or_else(|| missing(text))
+/// A sample that the caller may see.
+async fn known(api: &Api, caller: &Caller, text: &str) -> Result<SampleRow, Problem> {
+    let row = api.store.sample(id("id", text)?).await?;
+    row.filter(|row| is_seen(caller, row)).ok_or_else(|| missing(text))
+}
+
+/// Whether a sample is the caller's to see: what no station recorded belongs to all sites together.
+fn is_seen(caller: &Caller, sample: &SampleRow) -> bool {
+    match &sample.site_id {
+        Some(site) => caller.sees(site),
+        None => caller.sites().is_none(),
+    }
 }
 
 fn missing(text: &str) -> Problem {

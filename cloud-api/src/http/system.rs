@@ -93,7 +93,8 @@ pub(super) async fn livez() -> &'static str {
     "ok"
 }
 
-/// The server can do its work: the database answers and the broker is there
+/// The server can do its work: the database answers, the broker is there, the disk has room, and the
+/// server was not told to end
 #[utoipa::path(
     get,
     path = "/readyz",
@@ -101,14 +102,17 @@ pub(super) async fn livez() -> &'static str {
     responses((status = 200, body = String), (status = 503, description = "What is missing"))
 )]
 pub(super) async fn readyz(State(api): State<Arc<Api>>) -> Result<&'static str, Problem> {
+    if api.leaving.is_cancelled() {
+        return Err(Problem::unavailable("The server ends."));
+    }
+    if let Some(fault) = api.disk.fault() {
+        return Err(Problem::unavailable(fault));
+    }
     if let Err(error) = api.store.ping().await {
         return Err(Problem::unavailable(format!("The database does not answer: {error}")));
     }
     if !api.link.is_connected() {
         return Err(Problem::unavailable("There is no connection with the broker."));
-    }
-    if api.stop.is_cancelled() {
-        return Err(Problem::unavailable("The server ends."));
     }
     Ok("ok")
 }

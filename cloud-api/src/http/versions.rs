@@ -18,6 +18,7 @@ use uuid::Uuid;
 
 use super::accounts::{log, unprocessable};
 use super::events::{Page, PageQuery, cursor, id, limit};
+use super::rollouts::whole_fleet;
 use super::{Api, Problem};
 use crate::access::Caller;
 use crate::clock::rfc3339;
@@ -341,6 +342,7 @@ fn reason(body: Result<Bytes, BytesRejection>) -> Result<String, Problem> {
     request_body = ChangeBody,
     responses(
         (status = 200, body = ChangeDocument),
+        (status = 403, description = "Every site is concerned, and the account is for some"),
         (status = 404, description = "No such version"),
         (status = 409, description = "Another came to serve meanwhile"),
         (status = 422, description = "It does not run on this server"),
@@ -352,6 +354,7 @@ pub(super) async fn activate(
     Path(text): Path<String>,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Json<ChangeDocument>, Problem> {
+    whole_fleet(&caller)?;
     let (version, reason) = (id("id", &text)?, reason(body)?);
     log(&api, caller.actor(), "model.activate", &text, reason.clone()).await?;
     let (switch, by) = (api.switch.clone(), caller.actor());
@@ -371,6 +374,7 @@ pub(super) async fn activate(
     request_body = ChangeBody,
     responses(
         (status = 200, body = ChangeDocument),
+        (status = 403, description = "Every site is concerned, and the account is for some"),
         (status = 404, description = "None served before"),
         (status = 422, description = "It does not run on this server"),
     )
@@ -380,6 +384,7 @@ pub(super) async fn roll_back(
     Extension(caller): Extension<Caller>,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Json<ChangeDocument>, Problem> {
+    whole_fleet(&caller)?;
     let reason = reason(body)?;
     log(&api, caller.actor(), "model.rollback", "", reason.clone()).await?;
     let (switch, by) = (api.switch.clone(), caller.actor());

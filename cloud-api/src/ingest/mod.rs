@@ -23,7 +23,7 @@ use crate::backoff::Backoff;
 use crate::clock::Clock;
 use crate::link::{Delivery, Link};
 use crate::metric;
-use crate::store::{Batch, Committed, Store, StoreError};
+use crate::store::{Batch, Committed, Content, Store, StoreError};
 use decode::{Decoded, decode, refused, stations};
 
 /// A batch is stored when it has this many messages…
@@ -96,6 +96,13 @@ impl Totals {
         let (fresh, refused) = (committed.fresh, batch.refused.len());
         let duplicates = batch.records.len() - fresh;
         metric::ingested(fresh, duplicates, refused, took.as_secs_f64());
+        for record in &batch.records {
+            if let Content::Event(draft) = &record.content
+                && draft.canary
+            {
+                metric::canary(&draft.site, batch.received_us);
+            }
+        }
         self.records += fresh;
         self.duplicates += duplicates;
         self.refused += refused;
@@ -185,10 +192,12 @@ impl Ingest {
     /// Commits until the database has taken the batch or refused it; `None` if `stop` comes first.
     async fn commit(
         &mut self,
-        batch: Batch,
+        mut batch: Batch,
         stop: &CancellationToken,
     ) -> Option<Result<Committed, StoreError>> {
         loop {
+            // Others look for what came since their last look: not long before it is theirs to see.
+            batch.received_us = self.clock.now_us();
             match self.store.commit(batch.clone()).await {
                 Err(error @ (StoreError::Unavailable(_) | StoreError::Abandoned(_))) => {
                     if self.backoff.is_first() {

@@ -19,11 +19,12 @@ use crate::chance::Chance;
 use crate::clips::Clips;
 use crate::clock::Clock;
 use crate::config::{BrokerChoice, Config};
+use crate::disk::Disk;
 use crate::http::{self, Api, Introduction};
 use crate::ingest::{self, Ingest};
 use crate::lifecycle::{self, Signals, Tasks};
 use crate::link::{self, LinkOptions};
-use crate::live::{self, Live};
+use crate::live::{self, Feed, Live};
 use crate::metric;
 use crate::registry::{self, Registry};
 use crate::releases::Releases;
@@ -72,8 +73,8 @@ pub async fn serve(config: Config, roles: &Roles, clock: Clock) -> Result<()> {
         false => None,
     };
     let mut tasks = Tasks::default();
-    let store = open_store(&config, &data_dir).await?;
-    let open = is_private(config.http.listen);
+    let store = updated_store(&config, &data_dir).await?;
+    let (open, grace) = (is_private(config.http.listen), config.http.grace());
     if listener.is_some() && !open && !store.has_administrator().await? {
         store.close().await;
         bail!(
@@ -121,7 +122,7 @@ pub async fn serve(config: Config, roles: &Roles, clock: Clock) -> Result<()> {
         &broker,
         Backoff::new(Duration::from_millis(200), Duration::from_secs(10), seed),
     );
-    let live = Live::new(clock.now_us());
+    let live = Live::new(clock.now_us(), u16::from_le_bytes(chance.bytes()));
     let news = Arc::new(Notify::new());
     let rollout_news = Arc::new(Notify::new());
     let rollouts = Rollouts::new(store.clone(), clock.clone(), rollout_news.clone());
@@ -152,7 +153,7 @@ pub async fn serve(config: Config, roles: &Roles, clock: Clock) -> Result<()> {
         link: link.clone(),
         introduction: introduction(&config, &broker)?,
         broker: if config.mqtt.broker == BrokerChoice::Embedded { "embedded" } else { "external" },
-        guard: Guard::new(store.clone(), clock.clone(), open, config.http.rate_limit),
+        guard: Guard::new(store.clone(), clock.clone(), open, &config.http),
         passwords: Passwords::default(),
         pictures: Arc::new(Semaphore::new(PICTURES)),
         metrics: Some(metrics.clone()),
@@ -160,6 +161,8 @@ pub async fn serve(config: Config, roles: &Roles, clock: Clock) -> Result<()> {
         chance: chance.clone(),
         started_us: clock.now_us(),
         heartbeat: HEARTBEAT.min(config.http.idle_timeout / 2),
+        disk: Disk::new(&data_dir, config.storage.reserve_mib),
+        leaving: tasks.leaving(),
         stop: stop.clone(),
         endpoints: Arc::default(),
     };
@@ -225,13 +228,15 @@ pub async fn serve(config: Config, roles: &Roles, clock: Clock) -> Result<()> {
         tasks.spawn_until_stop("ingest", ingest::run(ingest, deliveries, stop.clone()));
         let alerts = alerts::run(store.clone(), link, clock.clone(), news, stop.clone());
         tasks.spawn_until_stop("alerts", alerts);
-        let live = live::run(live.clone(), store.clone(), clock.clone(), changes, stop.clone());
-        tasks.spawn_until_stop("live", live);
-    } else {
-        // What another process takes in is found in the database.
-        let live = live::follow(live.clone(), store.clone(), clock.clone(), stop.clone());
-        tasks.spawn_until_stop("live", live);
     }
+    let feed = Feed {
+        live: live.clone(),
+        store: store.clone(),
+        clock: clock.clone(),
+        own: roles.has(Role::Ingest).then_some(changes),
+        others: !roles.has(Role::Ingest) || !config.mqtt.shared_group.is_empty(),
+    };
+    tasks.spawn_until_stop("live", live::run(feed, stop.clone()));
     tasks.spawn_until_stop("serving", switch.follow(stop.clone()));
     if roles.has(Role::Http) {
         let shown = live::show_trainings(live, store.clone(), stop.clone());
@@ -262,7 +267,9 @@ pub async fn serve(config: Config, roles: &Roles, clock: Clock) -> Result<()> {
     tasks.spawn("report", lifecycle::report(stop));
 
     let ran = tasks.run(&mut signals).await;
-    let ended = tasks.end(&mut signals, END_LIMIT).await;
+    // Where a part has failed, nothing is to be had by waiting.
+    let grace = if ran.is_ok() && roles.has(Role::Http) { grace } else { Duration::ZERO };
+    let ended = tasks.end(&mut signals, grace, END_LIMIT).await;
     tally.flush().await;
     store.close().await;
     ran.and(ended)?;
@@ -276,7 +283,7 @@ pub async fn serve(config: Config, roles: &Roles, clock: Clock) -> Result<()> {
 /// Why that cannot be done.
 pub async fn migrate(config: &Config) -> Result<()> {
     let data_dir = data_dir(config)?;
-    let store = open_store(config, &data_dir).await?;
+    let store = updated_store(config, &data_dir).await?;
     info!(database = store.kind(), "the tables are up to date");
     store.close().await;
     Ok(())
@@ -407,11 +414,27 @@ fn credentials(config: &Config) -> Result<Option<(String, String)>> {
     Ok(Some((mqtt.username.clone(), password.trim_end_matches(['\r', '\n']).to_owned())))
 }
 
+/// The database for everything but serving, which leaves tables of an earlier version alone.
+///
+/// # Errors
+/// Why it cannot be had, and what to do.
 pub(crate) async fn open_store(config: &Config, data_dir: &Path) -> Result<Store> {
+    patiently(|| Store::open_current(&config.database.url, data_dir)).await
+}
+
+async fn updated_store(config: &Config, data_dir: &Path) -> Result<Store> {
+    patiently(|| Store::open(&config.database.url, data_dir)).await
+}
+
+/// Waits for a database that is starting, too.
+async fn patiently<O>(open: impl Fn() -> O) -> Result<Store>
+where
+    O: Future<Output = Result<Store, StoreError>>,
+{
     let deadline = Instant::now() + DATABASE_WAIT;
     let mut told = false;
     loop {
-        match Store::open(&config.database.url, data_dir).await {
+        match open().await {
             Ok(store) => return Ok(store),
             Err(error @ StoreError::Unavailable(_)) if Instant::now() < deadline => {
                 if !told {

@@ -6,7 +6,7 @@ use std::str::FromStr;
 use sqlx::{FromRow, QueryBuilder};
 use uuid::Uuid;
 
-use super::{Backend, Store, StoreError, Verdict, reading};
+use super::{Backend, Store, StoreError, Verdict, reading, writing};
 
 /// An event with its station, model and clip.
 #[derive(Clone, Debug, PartialEq, FromRow)]
@@ -50,6 +50,8 @@ pub struct EventRow {
     pub verdict_note: Option<String>,
     pub verdict_by: Option<String>,
     pub verdict_us: Option<i64>,
+    pub acknowledged_by: Option<String>,
+    pub acknowledged_us: Option<i64>,
 }
 
 /// Which events; `None` means any.
@@ -103,7 +105,8 @@ macro_rules! select_event {
              m.classes AS model_classes, d.latitude, d.longitude, d.uncertainty_m, \
              c.status AS clip_status, c.bytes AS clip_bytes, c.duration_ms AS clip_duration_ms, \
              c.format AS clip_format, c.sha256 AS clip_sha256, e.verdict, e.verdict_cause, \
-             e.verdict_class, e.verdict_note, e.verdict_by, e.verdict_us \
+             e.verdict_class, e.verdict_note, e.verdict_by, e.verdict_us, e.acknowledged_by, \
+             e.acknowledged_us \
              FROM events e LEFT JOIN devices d ON d.id = e.device_id \
              LEFT JOIN models m ON m.tag = e.model_tag \
              LEFT JOIN clips c ON c.id = e.id AND c.device_id = e.device_id ",
@@ -112,51 +115,68 @@ macro_rules! select_event {
     };
 }
 
-/// Builds and runs the list's query on one pool.
-macro_rules! list {
-    ($db:ty, $pool:expr, $filter:expr, $limit:expr) => {{
-        let mut query = QueryBuilder::<$db>::new(select_event!("WHERE TRUE"));
+/// Adds to a query what a filter wants of events `e`, but for the place in the list.
+macro_rules! conditions {
+    ($query:ident, $filter:expr) => {
         if $filter.alerts_only {
-            query.push(" AND e.alert = TRUE");
+            $query.push(" AND e.alert = TRUE");
         }
         if let Some(site) = &$filter.site {
-            query.push(" AND e.site_id = ").push_bind(site.clone());
+            $query.push(" AND e.site_id = ").push_bind(site.clone());
         }
         if let Some(sites) = &$filter.sites {
             // No site at all matches nothing.
-            query.push(" AND e.site_id IN (NULL");
+            $query.push(" AND e.site_id IN (NULL");
             for site in sites {
-                query.push(", ").push_bind(site.clone());
+                $query.push(", ").push_bind(site.clone());
             }
-            query.push(")");
+            $query.push(")");
         }
         if let Some(score) = $filter.min_score {
-            query.push(" AND e.score >= ").push_bind(score);
+            $query.push(" AND e.score >= ").push_bind(score);
         }
         if let Some(state) = &$filter.state {
-            query.push(" AND e.state = ").push_bind(state.clone());
+            $query.push(" AND e.state = ").push_bind(state.clone());
         }
         match $filter.verdict {
             Some(Some(verdict)) => {
-                query.push(" AND e.verdict = ").push_bind(verdict.name());
+                $query.push(" AND e.verdict = ").push_bind(verdict.name());
             }
             Some(None) => {
-                query.push(" AND e.verdict IS NULL");
+                $query.push(" AND e.verdict IS NULL");
             }
             None => {}
         }
         if let Some(device) = $filter.device {
-            query.push(" AND e.device_id = ").push_bind(device);
+            $query.push(" AND e.device_id = ").push_bind(device);
         }
         if let Some(class) = &$filter.class {
-            query.push(" AND e.class = ").push_bind(class.clone());
+            $query.push(" AND e.class = ").push_bind(class.clone());
         }
         if let Some(since) = $filter.since_us {
-            query.push(" AND e.listed_us >= ").push_bind(since);
+            $query.push(" AND e.listed_us >= ").push_bind(since);
         }
         if let Some(until) = $filter.until_us {
-            query.push(" AND e.listed_us < ").push_bind(until);
+            $query.push(" AND e.listed_us < ").push_bind(until);
         }
+    };
+}
+
+/// Builds and runs the query for how many events there are on one pool.
+macro_rules! count {
+    ($db:ty, $pool:expr, $filter:expr) => {{
+        let mut query =
+            QueryBuilder::<$db>::new("SELECT COUNT(*) AS matched FROM events e WHERE TRUE");
+        conditions!(query, $filter);
+        query.build_query_scalar::<i64>().fetch_one($pool).await
+    }};
+}
+
+/// Builds and runs the list's query on one pool.
+macro_rules! list {
+    ($db:ty, $pool:expr, $filter:expr, $limit:expr) => {{
+        let mut query = QueryBuilder::<$db>::new(select_event!("WHERE TRUE"));
+        conditions!(query, $filter);
         if let Some(Cursor { listed_us, id }) = $filter.after {
             query.push(" AND (e.listed_us, e.id) < (").push_bind(listed_us);
             query.push(", ").push_bind(id).push(")");
@@ -214,6 +234,17 @@ impl Store {
         })
     }
 
+    /// How many events a filter picks, wherever in the list.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    pub async fn count_events(&self, filter: &EventFilter) -> Result<i64, StoreError> {
+        Ok(match &self.backend {
+            Backend::Lite { read, .. } => count!(sqlx::Sqlite, read, filter)?,
+            Backend::Pg { pool } => count!(sqlx::Postgres, pool, filter)?,
+        })
+    }
+
     /// The events with these ids, in the order of the list, oldest first.
     ///
     /// # Errors
@@ -244,6 +275,48 @@ impl Store {
             )
             .bind(after_us)
             .bind(limit)
+            .fetch_all(pool)
+            .await
+        })?)
+    }
+
+    /// Notes that somebody takes an open alert; false if there is none: somebody else took it, most
+    /// likely.
+    ///
+    /// # Errors
+    /// [`StoreError`] as for every write.
+    pub async fn acknowledge(
+        &self,
+        event: Uuid,
+        by: String,
+        now_us: i64,
+    ) -> Result<bool, StoreError> {
+        writing!(self, |tx| {
+            sqlx::query(
+                "UPDATE events SET state = 'acknowledged', acknowledged_by = $2, \
+                 acknowledged_us = $3 WHERE id = $1 AND alert = TRUE AND state = 'open'",
+            )
+            .bind(event)
+            .bind(by)
+            .bind(now_us)
+            .execute(&mut *tx)
+            .await?
+            .rows_affected()
+                == 1
+        })
+    }
+
+    /// How many events people rejected, by what they were; `unknown` where nobody said.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    pub async fn false_alarms(&self) -> Result<Vec<(String, i64)>, StoreError> {
+        Ok(reading!(self, |pool| {
+            sqlx::query_as(
+                "SELECT COALESCE(verdict_cause, 'unknown') AS cause, COUNT(*) AS events \
+                 FROM events WHERE verdict = 'rejected' \
+                 GROUP BY COALESCE(verdict_cause, 'unknown')",
+            )
             .fetch_all(pool)
             .await
         })?)

@@ -21,6 +21,27 @@ const ACQUIRE_LIMIT: Duration = Duration::from_secs(2);
 /// Another process may hold the SQLite file's lock for this long: a backup, `sqlite3` in a terminal.
 const BUSY_LIMIT: Duration = Duration::from_secs(5);
 
+/// The migrations that a database has had.
+const DONE: &str = "SELECT version FROM _sqlx_migrations ORDER BY version";
+
+/// What becomes of tables of an earlier version.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Older {
+    Updated,
+    Refused,
+}
+
+fn check_current(migrator: &Migrator, done: &[i64]) -> Result<(), StoreError> {
+    let missing = migrator.iter().filter(|migration| !done.contains(&migration.version)).count();
+    if done.is_empty() || missing == 0 {
+        return Ok(());
+    }
+    Err(StoreError::Unusable(format!(
+        "the database's tables are of an earlier version, {missing} steps behind: make a backup, then \
+         bring them up to date with `ecosight-cloud migrate` and the same settings"
+    )))
+}
+
 impl Store {
     /// Opens the database that `url` names, making the SQLite file if need be, and brings its tables
     /// up to date. An empty `url` is `ecosight.db` in `data_dir`, which exists.
@@ -29,15 +50,45 @@ impl Store {
     /// [`StoreError::Unusable`] says what to do; [`StoreError::Unavailable`] if PostgreSQL does not
     /// answer, which a caller at start retries for a while.
     pub async fn open(url: &str, data_dir: &Path) -> Result<Self, StoreError> {
+        Self::open_with(url, data_dir, Older::Updated).await
+    }
+
+    /// The same, but tables of an earlier version are left as they are and refused: a server of that
+    /// version may still run, and there may be no backup yet. An empty database gets its tables.
+    ///
+    /// # Errors
+    /// As [`Store::open`].
+    pub async fn open_current(url: &str, data_dir: &Path) -> Result<Self, StoreError> {
+        Self::open_with(url, data_dir, Older::Refused).await
+    }
+
+    async fn open_with(url: &str, data_dir: &Path, older: Older) -> Result<Self, StoreError> {
         let backend = match sqlite_file(url, data_dir) {
             Some(file) => {
                 let write = sqlite_writer(&file).await.map_err(|error| unusable(&file, &error))?;
+                if older == Older::Refused {
+                    let there = "SELECT COUNT(*) > 0 FROM sqlite_master \
+                                 WHERE type = 'table' AND name = '_sqlx_migrations'";
+                    let mut done = Vec::new();
+                    if sqlx::query_scalar(there).fetch_one(&write).await? {
+                        done = sqlx::query_scalar(DONE).fetch_all(&write).await?;
+                    }
+                    check_current(&SQLITE, &done)?;
+                }
                 SQLITE.run(&write).await.map_err(|error| migration("SQLite", error))?;
                 let read = sqlite_reader(&file).await?;
                 Backend::Lite { read, write }
             }
             None => {
                 let pool = postgres_pool(url).await?;
+                if older == Older::Refused {
+                    let there = "SELECT to_regclass('_sqlx_migrations') IS NOT NULL";
+                    let mut done = Vec::new();
+                    if sqlx::query_scalar(there).fetch_one(&pool).await? {
+                        done = sqlx::query_scalar(DONE).fetch_all(&pool).await?;
+                    }
+                    check_current(&POSTGRES, &done)?;
+                }
                 POSTGRES.run(&pool).await.map_err(|error| migration("PostgreSQL", error))?;
                 Backend::Pg { pool }
             }

@@ -62,11 +62,39 @@ macro_rules! columns {
     };
 }
 
+/// Restricts a query to samples of some sites; no site at all matches nothing, and neither does a sample
+/// that no station recorded.
+macro_rules! of_sites {
+    ($query:ident, $sites:expr) => {
+        if let Some(sites) = $sites {
+            $query.push(" AND site_id IN (NULL");
+            for site in sites {
+                $query.push(", ").push_bind(site.clone());
+            }
+            $query.push(")");
+        }
+    };
+}
+
+/// Builds and runs the query for how many samples classes have on one pool.
+macro_rules! counts {
+    ($db:ty, $pool:expr, $sites:expr) => {{
+        let mut query = QueryBuilder::<$db>::new(
+            "SELECT class, COUNT(*) AS samples, COUNT(DISTINCT group_key) AS groups \
+             FROM samples WHERE TRUE",
+        );
+        of_sites!(query, $sites);
+        query.push(" GROUP BY class ORDER BY class");
+        query.build_query_as::<ClassCount>().fetch_all($pool).await
+    }};
+}
+
 /// Builds and runs the list's query on one pool.
 macro_rules! list {
-    ($db:ty, $pool:expr, $class:expr, $after:expr, $limit:expr) => {{
+    ($db:ty, $pool:expr, $sites:expr, $class:expr, $after:expr, $limit:expr) => {{
         let mut query =
             QueryBuilder::<$db>::new(concat!("SELECT ", columns!(), " FROM samples WHERE TRUE"));
+        of_sites!(query, $sites);
         if let Some(class) = $class {
             query.push(" AND class = ").push_bind(class.to_owned());
         }
@@ -239,25 +267,52 @@ impl Store {
         after: Option<Cursor>,
         limit: i64,
     ) -> Result<Vec<SampleRow>, StoreError> {
-        Ok(match &self.backend {
-            Backend::Lite { read, .. } => list!(sqlx::Sqlite, read, class, after, limit)?,
-            Backend::Pg { pool } => list!(sqlx::Postgres, pool, class, after, limit)?,
-        })
+        self.samples_seen(None, class, after, limit).await
     }
 
-    /// Classes by name, with how many samples they have.
+    /// The same as somebody sees it who may see these sites; `None` for all, and for what no station
+    /// recorded.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`].
-    pub async fn sample_counts(&self) -> Result<Vec<ClassCount>, StoreError> {
+    pub async fn samples_seen(
+        &self,
+        sites: Option<&[String]>,
+        class: Option<&str>,
+        after: Option<Cursor>,
+        limit: i64,
+    ) -> Result<Vec<SampleRow>, StoreError> {
+        Ok(match &self.backend {
+            Backend::Lite { read, .. } => list!(sqlx::Sqlite, read, sites, class, after, limit)?,
+            Backend::Pg { pool } => list!(sqlx::Postgres, pool, sites, class, after, limit)?,
+        })
+    }
+
+    /// The sample with this content.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    pub async fn sample_of_content(&self, sha256: &str) -> Result<Option<SampleRow>, StoreError> {
         Ok(reading!(self, |pool| {
-            sqlx::query_as(
-                "SELECT class, COUNT(*) AS samples, COUNT(DISTINCT group_key) AS groups \
-                 FROM samples GROUP BY class ORDER BY class",
-            )
-            .fetch_all(pool)
-            .await
+            sqlx::query_as(concat!("SELECT ", columns!(), " FROM samples WHERE sha256 = $1"))
+                .bind(sha256)
+                .fetch_optional(pool)
+                .await
         })?)
+    }
+
+    /// Classes by name, with how many samples of these sites they have; `None` for all.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    pub async fn sample_counts(
+        &self,
+        sites: Option<&[String]>,
+    ) -> Result<Vec<ClassCount>, StoreError> {
+        Ok(match &self.backend {
+            Backend::Lite { read, .. } => counts!(sqlx::Sqlite, read, sites)?,
+            Backend::Pg { pool } => counts!(sqlx::Postgres, pool, sites)?,
+        })
     }
 
     /// Samples that came or changed their class after `since_us`.

@@ -4,11 +4,17 @@ use std::process::Command;
 use std::time::Duration;
 
 use ecosight_cloud::store::{Batch, Cursor, EventFilter, Store};
+use ecosight_loadtest::sign_release;
+use ecosight_shared::json::ConnectionState;
+use ecosight_shared::release::SecretKey;
+use serde_json::Value;
 
 use crate::databases::{binaries, postgres};
-use crate::fleet::{server_with_station, with_clip};
+use crate::fleet::with_clip;
 use crate::program::Server;
-use crate::station::{RECEIVED_US, alert, detection, device, stored, stored_status};
+use crate::station::{
+    RECEIVED_US, Station, alert, detection, device, status, stored, stored_status,
+};
 
 fn copy(from: &std::path::Path, to: &std::path::Path) {
     let copied = Command::new("cp").arg("-a").arg(from).arg(to).status().unwrap();
@@ -17,7 +23,19 @@ fn copy(from: &std::path::Path, to: &std::path::Path) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_copy_of_a_running_server_is_a_whole_server() {
-    let (mut server, station, _) = server_with_station().await;
+    let key = SecretKey::from_seed(&[1; 32]);
+    let config = format!("[releases]\ntrusted_keys = [\"{}\"]\n", key.public());
+    let mut server = Server::start_with_config(&config, &[]).await;
+    let station = Station::connect(server.mqtt_port, "station", &[]).await;
+    station.send_status(&status(device(1), ConnectionState::Online)).await;
+    let release = sign_release(&key, "1", 5, 1_000, None).unwrap();
+    let sent = server.client().post(server.url("/api/v1/releases")).body(release.archive).send();
+    let release: Value = sent.await.unwrap().json().await.unwrap();
+    let release = format!("/api/v1/releases/{}", release["id"].as_str().unwrap());
+    let (_, detail) = server.json(&release).await;
+    let file = format!("{release}/files/{}", detail["files"][1]["sha256"].as_str().unwrap());
+    let (_, versions) = server.json("/api/v1/models").await;
+    let version = versions["items"][0]["id"].as_str().unwrap().to_owned();
     let id = with_clip(&server, &station).await;
     let sample = crate::original::upload_bang(&server).await;
     let (folder, data) = (tempfile::TempDir::new().unwrap(), server.data_dir());
@@ -28,14 +46,20 @@ async fn a_copy_of_a_running_server_is_a_whole_server() {
     let target = copied.join("ecosight.db").display().to_string();
     sqlx::query("VACUUM INTO $1").bind(target).execute(&pool).await.unwrap();
     pool.close().await;
-    copy(&data.join("clips"), &copied);
-    copy(&data.join("samples"), &copied);
+    for folder in ["clips", "samples", "models", "releases"] {
+        copy(&data.join(folder), &copied);
+    }
     server.kill_9();
     let dir = copied.to_str().unwrap();
-    let restored = Server::start(&["--yamnet", "/none", "--data-dir", dir]).await;
+    let restored = Server::start_with_config(&config, &["--yamnet", "/none", "--data-dir", dir]).await;
     let (_, event) = restored.json(&format!("/api/v1/alerts/{id}")).await;
     assert_eq!(event["clip"]["status"], "stored", "{event}");
-    for path in [format!("/api/v1/clips/{id}/data"), format!("/api/v1/samples/{sample}/data")] {
+    for path in [
+        format!("/api/v1/clips/{id}/data"),
+        format!("/api/v1/samples/{sample}/data"),
+        format!("/api/v1/models/{version}/export"),
+        file,
+    ] {
         let file = restored.client().get(restored.url(&path)).send().await.unwrap();
         assert_eq!(file.status().as_u16(), 200, "{path}");
     }

@@ -197,6 +197,8 @@ async fn what_was_heard_can_be_taken_elsewhere() {
     };
     let csv = String::from_utf8(export("/api/v1/export/csv").await.to_vec()).unwrap();
     assert_eq!(csv.lines().count(), 3, "{csv}");
+    let stated = server.client().get(server.url("/api/v1/export/csv?class=dog")).send().await;
+    assert_eq!(stated.unwrap().headers()["x-ecosight-matched"], "1");
     let columns = csv.lines().next().unwrap().split(',').count();
     assert!(csv.lines().all(|line| line.split(',').count() == columns), "{csv}");
     assert!(csv.contains(&id));
@@ -205,6 +207,8 @@ async fn what_was_heard_can_be_taken_elsewhere() {
     let geojson: Value = serde_json::from_slice(&export("/api/v1/export/geojson").await).unwrap();
     assert_eq!(geojson["type"], "FeatureCollection");
     assert_eq!(geojson["features"], json!([]), "the station never said where it is");
+    let counts = ["matched", "written", "without_position"].map(|count| geojson[count].clone());
+    assert_eq!(counts, [2, 0, 2]);
     let raven = String::from_utf8(export("/api/v1/export/raven").await.to_vec()).unwrap();
     assert!(raven.starts_with("Selection\tView\tChannel\tBegin Time (s)"), "{raven}");
     assert!(raven.lines().all(|line| line.split('\t').count() == 12), "{raven}");
@@ -221,14 +225,19 @@ async fn what_was_heard_can_be_taken_elsewhere() {
     .unwrap();
     // Python's reader checks names, sizes and checksums of both directories.
     let check = "import sys, zipfile; z = zipfile.ZipFile(sys.argv[1]); assert z.testzip() is None; \
-                 print(z.namelist()[0]); z.extractall(sys.argv[2])";
+                 print(z.namelist()[0]); print(z.read('manifest.json').decode()); \
+                 z.extractall(sys.argv[2])";
     let listed = Command::new("python3").args(["-c", check]).arg(&file).arg(folder.path()).output();
     let listed = listed.unwrap();
     assert!(listed.status.success(), "{}", String::from_utf8_lossy(&listed.stderr));
-    let name = String::from_utf8(listed.stdout).unwrap().trim().to_owned();
+    let listed = String::from_utf8(listed.stdout).unwrap();
+    let (name, manifest) = listed.split_once('\n').unwrap();
+    let manifest: Value = serde_json::from_str(manifest).unwrap();
+    let counts = ["matched", "written", "without_recording"].map(|count| manifest[count].clone());
+    assert_eq!(counts, [2, 1, 1], "{manifest}");
     assert_eq!(name, format!("ridge_station-1_20260301T180010Z_{id}.wav"));
     let mut sound = Vec::new();
-    std::fs::File::open(folder.path().join(&name)).unwrap().read_to_end(&mut sound).unwrap();
+    std::fs::File::open(folder.path().join(name)).unwrap().read_to_end(&mut sound).unwrap();
     assert_eq!(hound::WavReader::new(&sound[..]).unwrap().len(), 32_000);
     let text = String::from_utf8_lossy(&sound);
     assert!(text.contains("GUANO|Version: 1.0"));
@@ -244,6 +253,25 @@ async fn what_was_heard_can_be_taken_elsewhere() {
     let dir = server.data_dir();
     let by_command = run(&["export", "csv", "--data-dir", dir.to_str().unwrap()]);
     assert_eq!(String::from_utf8(by_command.stdout).unwrap(), csv);
+    let by_command = |filter: &[&str]| {
+        let common = ["export", "csv", "--data-dir", dir.to_str().unwrap()];
+        let output = run(&[&common[..], filter].concat());
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap().lines().count() - 1
+    };
+    let (one, other) = (device(1).to_string(), device(2).to_string());
+    for (filter, rows) in [
+        (["--device", one.as_str()], 2),
+        (["--device", other.as_str()], 0),
+        (["--min-score", "0.99"], 0),
+        (["--state", "open"], 2),
+        (["--verdict", "none"], 2),
+        (["--verdict", "confirmed"], 0),
+    ] {
+        assert_eq!(by_command(&filter), rows, "{filter:?}");
+    }
+    let clips = run(&["export", "clips", "--data-dir", dir.to_str().unwrap()]);
+    assert_eq!(clips.stdout, archive, "the command's ZIP is the server's");
 }
 
 /// The ACL that is written for Mosquitto confines a station to its own subtree.

@@ -11,20 +11,20 @@ use crate::station::{Station, alert, detection, device, status};
 
 /// One thing on the stream.
 #[derive(Debug)]
-struct Shown {
+pub(crate) struct Shown {
     id: String,
-    kind: String,
-    data: Value,
+    pub(crate) kind: String,
+    pub(crate) data: Value,
 }
 
 /// A watcher's connection, opened when this returns.
-struct Watcher {
+pub(crate) struct Watcher {
     response: reqwest::Response,
     text: String,
 }
 
 impl Watcher {
-    async fn open(server: &Server, last_id: Option<&str>) -> Self {
+    pub(crate) async fn open(server: &Server, last_id: Option<&str>) -> Self {
         let client = reqwest::Client::new();
         let mut request = client.get(server.url("/api/v1/live"));
         if let Some(id) = last_id {
@@ -36,7 +36,7 @@ impl Watcher {
     }
 
     /// The next thing, if one comes in time.
-    async fn next(&mut self, limit: Duration) -> Option<Shown> {
+    pub(crate) async fn next(&mut self, limit: Duration) -> Option<Shown> {
         loop {
             if let Some(end) = self.text.find("\n\n") {
                 let block: String = self.text.drain(..end + 2).collect();
@@ -89,4 +89,12 @@ async fn watchers_see_what_happens_and_what_they_missed() {
     assert_eq!(server.terminate(Duration::from_secs(10)), Some(0), "{}", server.log());
     assert!(new.next(LIMIT).await.is_none());
     assert!(back.next(LIMIT).await.is_none());
+
+    // Nobody knows any more what came after that: whoever comes back is told so, once.
+    server.run().await;
+    let mut back = Watcher::open(&server, Some(&ended.id)).await;
+    let gap = back.next(LIMIT).await.unwrap();
+    assert_eq!(gap.kind, "gap");
+    assert!(gap.data["reason"].is_string());
+    assert!(gap.id.parse::<u64>().unwrap() > ended.id.parse::<u64>().unwrap());
 }

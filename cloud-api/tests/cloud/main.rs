@@ -14,6 +14,8 @@ mod live;
 mod models;
 mod openapi;
 mod original;
+#[cfg(feature = "otlp")]
+mod otlp;
 mod predict;
 mod program;
 mod roles;

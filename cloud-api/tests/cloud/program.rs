@@ -10,6 +10,8 @@ use ecosight_loadtest::{Program, free_port};
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::databases::{Database, postgres};
+
 /// Longest that the program may take to come up on a busy machine.
 const START_LIMIT: Duration = Duration::from_secs(30);
 
@@ -21,6 +23,7 @@ pub(crate) struct Server {
     pub(crate) mqtt_port: u16,
     folder: TempDir,
     client: reqwest::Client,
+    _database: Option<Database>,
 }
 
 pub(crate) fn binary() -> &'static Path {
@@ -33,7 +36,8 @@ pub(crate) fn run(arguments: &[&str]) -> Output {
 }
 
 impl Server {
-    /// Starts a server with the embedded broker and SQLite, and what `extra` says otherwise.
+    /// Starts a server with the embedded broker and SQLite, and what `extra` says otherwise. With
+    /// `ECOSIGHT_TEST_POSTGRES` set it has a PostgreSQL of its own instead.
     pub(crate) async fn start(extra: &[&str]) -> Self {
         Self::start_with_config("", extra).await
     }
@@ -61,9 +65,23 @@ impl Server {
             arguments.extend(["--data-dir".to_owned(), dir.display().to_string()]);
         }
         arguments.extend(extra.iter().map(|&argument| argument.to_owned()));
+        let elsewhere = extra.contains(&"--database") || extra.contains(&"--data-dir");
+        let wanted = std::env::var_os("ECOSIGHT_TEST_POSTGRES").is_some() && !elsewhere;
+        let database = if wanted { postgres().await } else { None };
+        if let Some(database) = &database {
+            arguments.extend(["--database".to_owned(), database.url.clone()]);
+        }
         let _ = rustls::crypto::ring::default_provider().install_default();
         let client = reqwest::Client::builder().timeout(Duration::from_secs(20)).build().unwrap();
-        let mut server = Self { program: None, arguments, http_port, mqtt_port, folder, client };
+        let mut server = Self {
+            program: None,
+            arguments,
+            http_port,
+            mqtt_port,
+            folder,
+            client,
+            _database: database,
+        };
         server.run().await;
         server.wait_connected().await;
         server
@@ -99,6 +117,17 @@ impl Server {
     /// Sends SIGTERM; gives the exit code.
     pub(crate) fn terminate(&mut self, limit: Duration) -> Option<i32> {
         self.program.take().unwrap().terminate(limit).unwrap().code()
+    }
+
+    /// Sends SIGTERM and does not wait.
+    pub(crate) fn ask_to_end(&self) {
+        let id = self.program.as_ref().unwrap().id().to_string();
+        assert!(Command::new("kill").args(["-TERM", &id]).status().unwrap().success());
+    }
+
+    /// Waits until it ends by itself; gives the exit code.
+    pub(crate) fn wait_for_end(&mut self, limit: Duration) -> Option<i32> {
+        self.program.take().unwrap().wait(limit).unwrap().code()
     }
 
     pub(crate) fn address(&self) -> SocketAddr {

@@ -1,12 +1,17 @@
 //! Starting and stopping.
 
 use std::net::TcpListener;
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use ecosight_loadtest::Program;
 use ecosight_shared::json::ConnectionState;
+use futures_util::future::join_all;
+use reqwest::multipart::{Form, Part};
 use serde_json::Value;
 
+use crate::predict::{hum, wav, yamnet};
 use crate::program::{Server, binary, run};
 use crate::station::{Station, alert, device, status};
 
@@ -78,12 +83,128 @@ fn the_default_configuration_is_printed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn only_migrate_and_serve_change_older_tables() {
+    let folder = tempfile::TempDir::new().unwrap();
+    let dir = folder.path().to_str().unwrap();
+    let made = run(&["create-admin", "root", "--data-dir", dir]);
+    assert!(made.status.success(), "an empty database gets its tables: {}", complaint(&made));
+    let file = folder.path().join("ecosight.db");
+    let pool = ecosight_cloud::store::sqlite_writer(&file).await.unwrap();
+    for older in [
+        "ALTER TABLE events DROP COLUMN acknowledged_by",
+        "ALTER TABLE events DROP COLUMN acknowledged_us",
+        "DELETE FROM _sqlx_migrations WHERE version = 8",
+    ] {
+        sqlx::query(older).execute(&pool).await.unwrap();
+    }
+    pool.close().await;
+    let export = ["export", "csv", "--data-dir", dir];
+    for command in [
+        &export[..],
+        &["create-admin", "other", "--data-dir", dir],
+        &["create-api-key", "key", "--data-dir", dir],
+        &["doctor", "--data-dir", dir],
+    ] {
+        let refused = run(command);
+        assert_eq!(refused.status.code(), Some(1), "{command:?}");
+        let said = complaint(&refused) + &String::from_utf8(refused.stdout).unwrap();
+        assert!(said.contains("ecosight-cloud migrate"), "{command:?}: {said}");
+    }
+    assert!(run(&["migrate", "--data-dir", dir]).status.success());
+    let exported = run(&export);
+    assert!(exported.status.success(), "{}", complaint(&exported));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_signal_ends_it_in_order() {
     let mut server = Server::start(&[]).await;
     // An idle connection must not hold it up.
     let _idle = std::net::TcpStream::connect(server.address()).unwrap();
     assert_eq!(server.terminate(Duration::from_secs(12)), Some(0), "{}", server.log());
     server.run().await;
+}
+
+/// What `/readyz` says.
+async fn readiness(server: &Server) -> (u16, String) {
+    let response = server.client().get(server.url("/readyz")).send().await.unwrap();
+    (response.status().as_u16(), response.text().await.unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_is_ready_while_it_can_do_its_work() {
+    let server = Server::start(&["--yamnet", "/none"]).await;
+    assert_eq!(readiness(&server).await, (200, "ok".to_owned()));
+    let config = "[storage]\nreserve_mib = 1000000000\n";
+    let full = Server::start_with_config(config, &["--yamnet", "/none"]).await;
+    let (status, text) = readiness(&full).await;
+    assert_eq!(status, 503);
+    assert!(text.contains("storage.reserve_mib"), "{text}");
+    let live = full.client().get(full.url("/livez")).send().await.unwrap();
+    assert_eq!(live.status().as_u16(), 200, "a full disk is no reason to kill it");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_its_broker_it_is_not_ready() {
+    let Some(broker) = crate::roles::broker() else { return };
+    let server = Server::start(&["--yamnet", "/none", "--mqtt", &broker.url()]).await;
+    assert_eq!(readiness(&server).await.0, 200);
+    drop(broker);
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while readiness(&server).await.0 == 200 {
+        assert!(Instant::now() < deadline, "{}", server.log());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let (_, text) = readiness(&server).await;
+    assert!(text.contains("broker"), "{text}");
+}
+
+/// Whoever shares requests out looks at `/readyz`: what it sends until then is answered.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_signal_under_load_drops_no_request() {
+    let Some(yamnet) = yamnet() else { return };
+    let config = "[http]\ndrain_grace = \"2s\"\n";
+    let mut server =
+        Server::start_with_config(config, &["--yamnet", yamnet.to_str().unwrap()]).await;
+    let (url, leaving) = (server.url("/predict"), Arc::new(AtomicBool::new(false)));
+    let send = |file: Vec<u8>| {
+        // A connection of its own for each, as from a proxy that keeps none.
+        let client = reqwest::Client::builder().pool_max_idle_per_host(0).build().unwrap();
+        let form = Form::new().part("file", Part::bytes(file).file_name("sound.wav"));
+        let request = client.post(&url).multipart(form);
+        async move { request.send().await.unwrap().status().as_u16() }
+    };
+    let users: Vec<_> = (0..4)
+        .map(|_| {
+            let (send, leaving) = (&send, leaving.clone());
+            async move {
+                let mut answered = 0;
+                while !leaving.load(Ordering::SeqCst) {
+                    assert_eq!(send(hum()).await, 200);
+                    answered += 1;
+                }
+                answered
+            }
+        })
+        .collect();
+    let look = async {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        server.ask_to_end();
+        let asked = Instant::now();
+        while readiness(&server).await.0 == 200 {
+            assert!(asked.elapsed() < Duration::from_secs(1), "nobody learns that it ends");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        leaving.store(true, Ordering::SeqCst);
+        // Begun while it listens, done when it does not any more.
+        tokio::time::sleep(Duration::from_secs(1).saturating_sub(asked.elapsed())).await;
+        let minute = wav(16_000, 1, (0..960_000).map(|n| (n as f32 * 0.05).sin() * 0.01));
+        join_all((0..4).map(|_| send(minute.clone()))).await
+    };
+    let (answered, late) = futures_util::future::join(join_all(users), look).await;
+    assert!(answered.iter().all(|answered| *answered > 0), "{answered:?}");
+    assert_eq!(late, [200; 4]);
+    assert_eq!(server.wait_for_end(Duration::from_secs(12)), Some(0), "{}", server.log());
+    assert!(std::net::TcpStream::connect(server.address()).is_err());
 }
 
 #[tokio::test(flavor = "multi_thread")]

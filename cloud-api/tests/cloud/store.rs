@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use ecosight_cloud::store::{
-    Batch, ClipDeclaration, ClipStatus, Content, Declared, EventFilter, EventRow, Refused, Store,
-    StoreError,
+    Batch, Cause, ClipDeclaration, ClipStatus, Content, Declared, EventFilter, EventRow,
+    GivenVerdict, Refused, Store, StoreError, Verdict,
 };
 use ecosight_shared::{ClipFormat, Envelope, EventId, Flags, Message};
 use tokio::time::timeout;
@@ -18,6 +18,8 @@ use crate::station::{
 on_both_databases!(
     repeats_and_orders_change_nothing,
     an_alert_is_notified_once_and_a_canary_never,
+    an_alert_is_taken_by_one_person,
+    false_alarms_are_counted_by_what_they_were,
     a_class_gets_its_name_when_the_model_is_known,
     an_event_of_another_station_is_left_alone,
     pages_hold_every_event_once,
@@ -32,6 +34,62 @@ async fn all(store: &Store) -> Vec<EventRow> {
 
 fn one(envelope: &Envelope) -> Batch {
     batch(std::slice::from_ref(envelope))
+}
+
+async fn an_alert_is_taken_by_one_person(database: &Database) {
+    let store = &database.store;
+    let status = Batch { statuses: vec![stored_status(device(1))], ..batch(&[]) };
+    store.commit(status).await.unwrap();
+    store.commit(batch(&[alert(device(1), 1), quiet_detection(device(1), 2)])).await.unwrap();
+    let events = all(store).await;
+    let alerts: Vec<Uuid> = events.iter().filter(|e| e.alert).map(|e| e.id).collect();
+    let quiet = events.iter().find(|event| !event.alert).unwrap().id;
+    let [taken] = alerts[..] else { panic!("{events:?}") };
+    let by = ["user:a", "user:b", "user:c"];
+    let tries = by.map(|by| store.acknowledge(taken, by.into(), RECEIVED_US + 1));
+    let won: Vec<bool> =
+        futures_util::future::join_all(tries).await.into_iter().map(Result::unwrap).collect();
+    assert_eq!(won.iter().filter(|won| **won).count(), 1, "{won:?}");
+    assert!(!store.acknowledge(quiet, "user:a".into(), RECEIVED_US).await.unwrap());
+    let of = async |state: &str| {
+        let filter = EventFilter { state: Some(state.into()), ..EventFilter::default() };
+        store.events(&filter, 10).await.unwrap()
+    };
+    let found = of("acknowledged").await;
+    assert_eq!(found.iter().map(|event| event.id).collect::<Vec<_>>(), [taken]);
+    let winner = by[won.iter().position(|won| *won).unwrap()];
+    assert_eq!(found[0].acknowledged_by.as_deref(), Some(winner));
+    assert_eq!(found[0].acknowledged_us, Some(RECEIVED_US + 1));
+    // What its station says later changes nothing of that.
+    store.commit(batch(&[detection(device(1), 1, 3)])).await.unwrap();
+    assert_eq!(of("acknowledged").await[0].duration_ms, Some(1_440));
+    assert_eq!(of("open").await.len(), 1);
+    let counted = EventFilter { state: Some("open".into()), ..EventFilter::default() };
+    assert_eq!(store.count_events(&counted).await.unwrap(), 1);
+    assert_eq!(store.count_events(&EventFilter::default()).await.unwrap(), 2);
+}
+
+async fn false_alarms_are_counted_by_what_they_were(database: &Database) {
+    let store = &database.store;
+    let records: Vec<Envelope> = (1..=4).map(|n| quiet_detection(device(1), n)).collect();
+    store.commit(batch(&records)).await.unwrap();
+    let causes = [Some(Cause::Thunder), Some(Cause::Thunder), None];
+    for (event, cause) in all(store).await.into_iter().zip(causes) {
+        let given = GivenVerdict {
+            id: Uuid::from_u128(event.id.as_u128() ^ 1),
+            event: event.id,
+            verdict: Some(Verdict::Rejected),
+            cause,
+            class: None,
+            note: None,
+            by: "user:a".into(),
+            now_us: RECEIVED_US,
+        };
+        assert!(store.give_verdict(given).await.unwrap());
+    }
+    let mut counts = store.false_alarms().await.unwrap();
+    counts.sort();
+    assert_eq!(counts, [("thunder".to_owned(), 2), ("unknown".to_owned(), 1)]);
 }
 
 /// Rearranges by a fixed rule, so that a failure can be repeated.

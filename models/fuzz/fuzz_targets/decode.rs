@@ -1,6 +1,9 @@
 //! Whatever is uploaded: no panic, no time, no memory; and what comes out is sound.
 //!
-//! Seeds are real files of every format: `cargo fuzz run decode corpus ../tests/models/fixtures`.
+//! Seeds are files of every format: `cargo fuzz run decode corpus seeds ../tests/models/fixtures`.
+//! Without a fuzzer, a million mutations of the same files, always the same ones:
+//! `ECOSIGHT_MUTATIONS=1000000 cargo nextest run --workspace --all-features --all-targets -E
+//! 'test(mutated_files_cost)'`.
 
 #![no_main]
 

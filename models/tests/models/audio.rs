@@ -441,8 +441,8 @@ fn limits_hold_while_the_file_streams() {
     assert!(sound.len() <= 61 * 16_000, "{} samples", sound.len());
 }
 
-/// Small files of every format, each with the ways its header can differ.
-fn seeds() -> Vec<Vec<u8>> {
+/// Small files of the formats that can be written here, each with the ways its header can differ.
+fn made_seeds() -> [(&'static str, Vec<u8>); 5] {
     let mono = sine(8_000, 440.0, 0.05);
     let ints: Vec<i32> = mono.iter().flat_map(|s| [(s * 32_767.0) as i32; 2]).collect();
     let float = hound::WavSpec {
@@ -457,18 +457,36 @@ fn seeds() -> Vec<Vec<u8>> {
         bits_per_sample: 24,
         sample_format: hound::SampleFormat::Int,
     };
-    vec![
-        wav16(16_000, 1, &mono),
-        wav(float, |w| mono.iter().for_each(|s| w.write_sample(*s).unwrap())),
-        wav(packed, |w| ints.iter().for_each(|s| w.write_sample(*s).unwrap())),
-        flac(8_000, 2, &ints),
-        flac(16_000, 1, &ints),
-        OGG.to_vec(),
-        MP3.to_vec(),
-        MP3_NO_HEADER.to_vec(),
-        M4A.to_vec(),
-        ADTS.to_vec(),
+    [
+        ("mono.wav", wav16(16_000, 1, &mono)),
+        ("float.wav", wav(float, |w| mono.iter().for_each(|s| w.write_sample(*s).unwrap()))),
+        ("packed.wav", wav(packed, |w| ints.iter().for_each(|s| w.write_sample(*s).unwrap()))),
+        ("stereo.flac", flac(8_000, 2, &ints)),
+        ("mono.flac", flac(16_000, 1, &ints)),
     ]
+}
+
+/// Small files of every format.
+fn seeds() -> Vec<Vec<u8>> {
+    let made = made_seeds().into_iter().map(|(_, file)| file);
+    made.chain([OGG, MP3, MP3_NO_HEADER, M4A, ADTS].map(<[u8]>::to_vec)).collect()
+}
+
+/// The fuzzer begins with the same files; `ECOSIGHT_WRITE_SEEDS=1` writes them anew.
+#[test]
+#[allow(clippy::disallowed_methods, reason = "seeds need not be durable: git has them")]
+fn the_fuzzers_seeds_are_those_of_this_test() {
+    let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds");
+    let write = std::env::var_os("ECOSIGHT_WRITE_SEEDS").is_some();
+    for (name, file) in made_seeds() {
+        let place = dir.join(name);
+        if write {
+            std::fs::create_dir_all(&dir).unwrap();
+            std::fs::write(&place, &file).unwrap();
+        }
+        assert!(std::fs::read(&place).unwrap() == file, "{name} is not what this test makes");
+        assert!(AudioReader::from_bytes(file, &limits()).is_ok(), "{name}");
+    }
 }
 
 /// Peak resident memory of this process, KiB; 0 where the system does not tell.
@@ -480,7 +498,7 @@ fn peak_rss_kib() -> u64 {
 
 #[test]
 fn mutated_files_cost_no_panic_no_time_and_no_memory() {
-    // More by hand or by night: the same seed goes on.
+    // More by hand or by night, as ECOSIGHT_MUTATIONS=1000000: the same seed goes on.
     let inputs = std::env::var("ECOSIGHT_MUTATIONS").map_or(24_000, |n| n.parse().unwrap());
     let seeds = seeds();
     let limits = DecodeLimits { max_bytes: 1 << 20, max_seconds: 2.0 };
