@@ -1,7 +1,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
-.PHONY: help demo test lint deps-check rust-tests deb cross-test page page-tests demo-test contract soak train train-compact evaluate bench bench-inference bench-api bench-alerts load openapi fmt clean
+.PHONY: help demo test lint deps-check rust-tests deb cross-test page page-tests demo-test contract soak train train-compact evaluate bench bench-inference bench-training bench-api bench-alerts load openapi fmt clean
 
 CARGO_TARGET_DIR ?= $(CURDIR)/target
 export CARGO_TARGET_DIR
@@ -93,6 +93,9 @@ bench: ## Measure; prints the tables of docs/benchmarks.md
 
 bench-inference: ## Measure inference beside XNNPACK and ONNX Runtime, layer by layer
 	@exec models/reference/bench --inference
+
+bench-training: ## Time the training of a head beside Keras; fails if a limit is missed
+	@exec models/reference/bench --training
 
 bench-api: ## Measure the server: /predict, overload, ingest
 	@exec loadtest/bench-api $(SECONDS_EACH)
