@@ -12,6 +12,7 @@ mod judge;
 mod process;
 pub mod progress;
 mod report;
+mod shape;
 mod test_set;
 pub mod triggers;
 
@@ -20,7 +21,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use ecosight_models::BundleFiles;
+use ecosight_models::{BundleFiles, durable};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, sleep_until};
@@ -39,9 +40,10 @@ use crate::store::{
     Attempt, EventFilter, JobRow, NewActivation, NewJob, Outcome, Store, StoreError, VersionRow,
     hex,
 };
-use gate::{Contender, Decision, Trial};
+use gate::{Contender, Decision, Terms, Trial};
 use judge::{ModelWords, Plan, Words};
 use progress::{Progress, Stage};
+use shape::Shape;
 
 pub(crate) use judge::GOLDEN_TOLERANCE;
 pub use judge::{Judge, JudgeArguments, JudgeError, run_judge};
@@ -282,6 +284,14 @@ impl Worker {
         let material =
             data::gather(&self.store, &self.samples, bundle, &dir, share, now_us).await?;
         progress.send_replace(Progress::counted(Stage::Features, 0, material.samples));
+        let budget = self.learning.budget();
+        let shape = shape::like(&incumbent, &material.streams, material.folds, budget)
+            .map_err(JobError::Final)?;
+        let recipe = dir.join("recipe.json");
+        let json = serde_json::to_vec_pretty(&shape.recipe)
+            .map_err(|error| JobError::Final(error.to_string()))?;
+        durable::write_file(&recipe, &json)
+            .map_err(|error| JobError::Passing(format!("{}: {error}", recipe.display())))?;
         let candidate = dir.join("bundle");
         let version = format!("0.0.{}", job.created_us / 1_000_000);
         // The time that it was asked for at, not now: the same job gives the same bytes.
@@ -289,6 +299,8 @@ impl Worker {
         let trainer = TrainerArguments {
             manifest: &material.manifest,
             labels: &material.labels,
+            recipe: &recipe,
+            alarms_per_hour: shape.alarms_per_hour,
             audio: &material.audio,
             streams: &material.streams,
             folds: material.folds,
@@ -303,8 +315,9 @@ impl Worker {
         process::train(&trainer, progress).await?;
         let files = BundleFiles::open(&candidate)
             .map_err(|error| JobError::Passing(format!("the candidate: {error}")))?;
+        let pair = [&incumbent, &files];
         let decision =
-            self.compare(&parent, &incumbent, &files, &material, &dir, &request, progress).await?;
+            self.compare(&parent, pair, &material, &shape, &dir, request.seed, progress).await?;
         info!(job = %job.id, passed = decision.passed, "{}", decision.sentence);
         self.conclude(job, attempt, &request, &material, &parent, &files, decision).await?;
         // What is worth keeping of it lies in the registry; the manifest stays for who wants to know.
@@ -329,11 +342,11 @@ impl Worker {
     async fn compare(
         &self,
         parent: &VersionRow,
-        incumbent: &BundleFiles,
-        candidate: &BundleFiles,
+        [incumbent, candidate]: [&BundleFiles; 2],
         material: &data::Material,
+        shape: &Shape,
         dir: &Path,
-        request: &RetrainRequest,
+        seed: u64,
         progress: &watch::Sender<Progress>,
     ) -> Result<Decision, JobError> {
         let mut trials: Vec<(Trial, PathBuf)> = material
@@ -348,6 +361,7 @@ impl Worker {
         let plan = Plan {
             yamnet: self.yamnet.clone(),
             models: vec![self.registry.path(parent), dir.join("bundle")],
+            thresholds: vec![shape.threshold, None],
             sounds: trials.iter().map(|(_, path)| path.clone()).collect(),
         };
         progress.send_replace(Progress::counted(Stage::Gate, 0, trials.len()));
@@ -365,17 +379,19 @@ impl Worker {
                     let Words { alerts, score } = model.sounds.get(place)?.clone()?;
                     Some((alerts, score))
                 };
-                Some(Trial { incumbent: said(before)?, candidate: said(after)?, ..trial })
+                let (incumbent, candidate) = (said(before), said(after));
+                let judged = incumbent.is_some() || candidate.is_some();
+                judged.then_some(Trial { incumbent, candidate, ..trial })
             })
             .collect();
-        Ok(gate::decide(
-            &contender(incumbent),
-            &contender(candidate),
-            &tried,
-            all - tried.len(),
-            material.test_sha256.clone(),
-            request.seed,
-        ))
+        let terms = Terms {
+            unread: all - tried.len(),
+            test_sha256: material.test_sha256.clone(),
+            seed,
+            unattended_recordings: self.learning.unattended_recordings as usize,
+            alarms_per_hour: shape.same_budget.then_some(shape.alarms_per_hour),
+        };
+        Ok(gate::decide(&contender(incumbent), &contender(candidate), &tried, terms))
     }
 
     /// What the sites sounded like lately where nobody heard a shot: recordings of events that alert
@@ -519,15 +535,8 @@ impl Worker {
 }
 
 fn untried(id: String, group: &str, class: &str, test: bool) -> Trial {
-    let nothing = (Vec::new(), 0.0);
-    Trial {
-        id,
-        group: group.to_owned(),
-        class: class.to_owned(),
-        test,
-        incumbent: nothing.clone(),
-        candidate: nothing,
-    }
+    let (group, class) = (group.to_owned(), class.to_owned());
+    Trial { id, group, class, test, incumbent: None, candidate: None }
 }
 
 fn contender(files: &BundleFiles) -> Contender {

@@ -30,6 +30,8 @@ const NETWORKS: &str = "1";
 pub struct TrainerArguments<'a> {
     pub manifest: &'a Path,
     pub labels: &'a Path,
+    pub recipe: &'a Path,
+    pub alarms_per_hour: f64,
     pub audio: &'a Path,
     pub streams: &'a [String],
     pub folds: usize,
@@ -55,6 +57,9 @@ pub(super) async fn train(
         .arg(arguments.manifest)
         .arg("--labels")
         .arg(arguments.labels)
+        .arg("--recipe")
+        .arg(arguments.recipe)
+        .args(["--alarms-per-hour", &arguments.alarms_per_hour.to_string()])
         .arg("--audio")
         .arg(arguments.audio)
         .arg("--streams")
