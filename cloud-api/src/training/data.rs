@@ -33,6 +33,9 @@ pub(super) struct Material {
     pub(super) left_out: Vec<String>,
     /// Samples that were left out because their station has enough of them.
     pub(super) over_share: usize,
+    /// Samples of recordings of the test set that came after it was chosen: neither learned from nor
+    /// judged by.
+    pub(super) set_aside_late: usize,
     /// Over path, class and group of every sample that is trained on.
     pub(super) data_sha256: String,
     /// Samples of the frozen test set.
@@ -79,7 +82,9 @@ pub(super) async fn gather(
     let (mut test, rows): (Vec<_>, Vec<_>) =
         rows.into_iter().partition(|row| frozen.contains_key(&row.group_key));
     // What came to one of those recordings later would make it another test.
+    let all = test.len();
     test.retain(|row| frozen.get(&row.group_key).is_some_and(|at_us| row.created_us <= *at_us));
+    let set_aside_late = all - test.len();
     let shares: Vec<(&str, Option<uuid::Uuid>)> =
         rows.iter().map(|row| (row.class.as_str(), row.device_id)).collect();
     let kept = test_set::capped(&shares, device_share);
@@ -104,6 +109,7 @@ pub(super) async fn gather(
         folds: scarcest.clamp(FOLDS, STEERED_FOLDS),
         left_out,
         over_share,
+        set_aside_late,
         data_sha256: hex(&Sha256::digest(manifest_text.as_bytes())),
         test_sha256: snapshot(&test),
         learned_groups: rows.iter().map(|row| row.group_key.clone()).collect(),

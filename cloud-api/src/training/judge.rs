@@ -131,7 +131,7 @@ impl Judge {
         durable::write_file(&input, &json).map_err(passing)?;
         let mut command = Command::new(std::env::current_exe().map_err(passing)?);
         command.arg("judge").arg(&input).arg("--out").arg(&out);
-        let (status, last) = process::run(command, progress).await.map_err(passing)?;
+        let (status, last) = process::run(command, progress, |_| {}).await.map_err(passing)?;
         match (status.success(), status.code()) {
             (true, _) => {}
             // It says what is wrong with a model: another attempt would say the same.

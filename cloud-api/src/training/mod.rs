@@ -6,6 +6,7 @@
 //! with what serves ([`gate`]); its version, whether it serves, and the job's end are one transaction
 //! that only the attempt whose lease holds can make.
 
+mod cut;
 mod data;
 pub mod gate;
 mod judge;
@@ -13,6 +14,7 @@ mod process;
 pub mod progress;
 mod report;
 mod shape;
+pub mod sweep;
 mod test_set;
 pub mod triggers;
 
@@ -40,6 +42,7 @@ use crate::store::{
     Attempt, EventFilter, JobRow, NewActivation, NewJob, Outcome, Store, StoreError, VersionRow,
     hex,
 };
+use cut::Passage;
 use gate::{Contender, Decision, Terms, Trial};
 use judge::{ModelWords, Plan, Words};
 use progress::{Progress, Stage};
@@ -101,17 +104,21 @@ pub async fn ask_for_training(
     chance: &Chance,
     request: &RetrainRequest,
 ) -> Result<(bool, Option<JobRow>), StoreError> {
-    let payload = serde_json::to_string(request).unwrap_or_default();
-    let job = NewJob {
-        id: chance.id(clock),
-        kind: RETRAIN,
-        payload,
-        unique_key: Some(RETRAIN.into()),
-        now_us: clock.now_us(),
-    };
+    let job = new_job(clock, chance, request);
     match store.enqueue(job).await? {
         Some(job) => Ok((true, Some(job))),
         None => Ok((false, store.unfinished_job(RETRAIN).await?)),
+    }
+}
+
+/// The job of a training.
+fn new_job(clock: &Clock, chance: &Chance, request: &RetrainRequest) -> NewJob {
+    NewJob {
+        id: chance.id(clock),
+        kind: RETRAIN,
+        payload: serde_json::to_string(request).unwrap_or_default(),
+        unique_key: Some(RETRAIN.into()),
+        now_us: clock.now_us(),
     }
 }
 
@@ -182,6 +189,7 @@ impl From<StoreError> for JobError {
 /// Works until `stop`.
 pub async fn run(worker: Worker, stop: CancellationToken) {
     let owner = hex(&worker.chance.bytes::<8>());
+    worker.tidy().await;
     loop {
         let now_us = worker.clock.now_us();
         let wait = match worker
@@ -193,6 +201,7 @@ pub async fn run(worker: Worker, stop: CancellationToken) {
                 if worker.attend(job, attempt, &stop).await {
                     return;
                 }
+                worker.tidy().await;
                 continue;
             }
             Ok(None) => LOOK_AGAIN,
@@ -210,6 +219,12 @@ pub async fn run(worker: Worker, stop: CancellationToken) {
 }
 
 impl Worker {
+    async fn tidy(&self) {
+        if let Err(error) = sweep::sweep(&self.store, &self.dir).await {
+            warn!(%error, "what trainings left on the disk stays for now");
+        }
+    }
+
     /// Does a job and notes how it ended; true if the server ends.
     async fn attend(&self, job: JobRow, attempt: Attempt, stop: &CancellationToken) -> bool {
         info!(job = %job.id, kind = job.kind, attempt = attempt.number, "job begun");
@@ -235,8 +250,9 @@ impl Worker {
                 warn!(job = %job.id, "another worker has taken the job");
                 return false;
             }
-            // An ended attempt that did nothing wrong: the job may begin again at once.
-            Err(JobError::Stopped) => Outcome::Retry("the server was stopped".into(), now_us),
+            // An ended attempt that did nothing wrong: the job may begin again at once, and has as many
+            // attempts as before.
+            Err(JobError::Stopped) => Outcome::Interrupted("the server was stopped".into(), now_us),
         };
         let word = match &outcome {
             Outcome::Succeeded(_) => "succeeded",
@@ -244,7 +260,7 @@ impl Worker {
                 warn!(job = %job.id, reason, "job failed");
                 "failed"
             }
-            Outcome::Retry(reason, _) => {
+            Outcome::Retry(reason, _) | Outcome::Interrupted(reason, _) => {
                 warn!(job = %job.id, reason, "job put off");
                 "retried"
             }
@@ -270,6 +286,7 @@ impl Worker {
         }
         let request: RetrainRequest = serde_json::from_str(&job.payload)
             .map_err(|error| JobError::Final(format!("the job's payload: {error}")))?;
+        let mut passage = Passage::begin(&self.dir);
         let (parent, incumbent) = self.incumbent().await?;
         let bundle = &incumbent.bundle;
         if bundle.manifest.backbone.is_none() {
@@ -283,6 +300,7 @@ impl Worker {
         let (share, now_us) = (self.learning.device_share(), self.clock.now_us());
         let material =
             data::gather(&self.store, &self.samples, bundle, &dir, share, now_us).await?;
+        passage.reaches(Stage::Features);
         progress.send_replace(Progress::counted(Stage::Features, 0, material.samples));
         let budget = self.learning.budget();
         let shape = shape::like(&incumbent, &material.streams, material.folds, budget)
@@ -312,16 +330,24 @@ impl Worker {
             seed: request.seed,
             created: &created,
         };
-        process::train(&trainer, progress).await?;
+        process::train(&trainer, progress, &mut passage).await?;
+        passage.reaches(Stage::Gate);
         let files = BundleFiles::open(&candidate)
             .map_err(|error| JobError::Passing(format!("the candidate: {error}")))?;
         let pair = [&incumbent, &files];
         let decision =
             self.compare(&parent, pair, &material, &shape, &dir, request.seed, progress).await?;
+        passage.ends();
         info!(job = %job.id, passed = decision.passed, "{}", decision.sentence);
-        self.conclude(job, attempt, &request, &material, &parent, &files, decision).await?;
-        // What is worth keeping of it lies in the registry; the manifest stays for who wants to know.
-        let _ = std::fs::remove_dir_all(&candidate);
+        let place = self.registry.write(&files)?;
+        passage.written();
+        let report = Report {
+            bundle: place.display().to_string(),
+            gate: Some(decision),
+            ..report::of(&files, &request, &material)
+        };
+        self.conclude(job, attempt, &material, &parent, &files, report).await?;
+        passage.concluded();
         Ok(())
     }
 
@@ -441,31 +467,30 @@ impl Worker {
     }
 
     /// Notes the version, whether it serves, and the job's end: all of it, or nothing.
-    #[allow(clippy::too_many_arguments, reason = "what a version is made of")]
     async fn conclude(
         &self,
         job: &JobRow,
         attempt: &Attempt,
-        request: &RetrainRequest,
         material: &data::Material,
         parent: &VersionRow,
         files: &BundleFiles,
-        decision: Decision,
+        report: Report,
     ) -> Result<(), JobError> {
-        let place = self.registry.write(files)?;
+        let decision = report.gate.as_ref();
         let lineage = Lineage {
             origin: "trained",
             parent_sha256: Some(parent.sha256.clone()),
             job: Some(job.id),
             data_sha256: Some(material.data_sha256.clone()),
             samples: Some(material.samples as i64),
-            seed: i64::try_from(request.seed).ok(),
-            gate: serde_json::to_string(&decision).ok(),
+            seed: i64::try_from(report.seed).ok(),
+            gate: decision.and_then(|decision| serde_json::to_string(decision).ok()),
             by: format!("job:{}", job.id),
         };
         let row = self.registry.row(files, lineage);
         let now_us = self.clock.now_us();
-        let activation = decision.passed.then(|| NewActivation {
+        let passed = decision.filter(|decision| decision.passed);
+        let activation = passed.map(|decision| NewActivation {
             version: row.id,
             instead_of: Some(parent.id),
             cause: "gate",
@@ -473,12 +498,7 @@ impl Worker {
             by: format!("job:{}", job.id),
             now_us,
         });
-        let report = Report {
-            bundle: place.display().to_string(),
-            version_id: Some(row.id),
-            gate: Some(decision),
-            ..report::of(files, request, material)
-        };
+        let report = Report { version_id: Some(row.id), ..report };
         let result =
             serde_json::to_string(&report).map_err(|error| JobError::Final(error.to_string()))?;
         let ended = self.store.conclude_training(attempt, row, activation, result, now_us).await?;

@@ -18,7 +18,7 @@ async fn post(server: &Server, path: &str, body: &Value) -> (u16, Value) {
     (status, response.json().await.unwrap())
 }
 
-async fn models(server: &Server) -> Value {
+pub(crate) async fn models(server: &Server) -> Value {
     server.json("/api/v1/models").await.1
 }
 
@@ -244,7 +244,7 @@ fn differ(one: &BTreeMap<String, f64>, other: &BTreeMap<String, f64>) -> bool {
 }
 
 /// Samples of which a head can be made, and judged.
-async fn teach(server: &Server) {
+pub(crate) async fn teach(server: &Server) {
     for n in 0..8 {
         let file = format!("{n}.wav");
         let (status, kept) = upload(server, bang(n), &file, &[("class_name", "gun_shot")]).await;
@@ -253,7 +253,7 @@ async fn teach(server: &Server) {
     }
 }
 
-async fn ended(server: &Server, job: &str) -> Value {
+pub(crate) async fn ended(server: &Server, job: &str) -> Value {
     let deadline = Instant::now() + Duration::from_secs(240);
     loop {
         let (_, job) = server.json(&format!("/api/v1/jobs/{job}")).await;

@@ -103,6 +103,7 @@ export interface GateLine {
 /** What the gate decided. */
 export interface Gate {
   passed: boolean;
+  waits?: boolean;
   sentence: string;
   positives: number;
   positive_recordings: number;
