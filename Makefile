@@ -1,7 +1,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
-.PHONY: help demo test lint deps-check rust-tests deb cross-test page page-tests demo-test contract soak train train-compact evaluate bench bench-inference bench-training bench-api bench-alerts load openapi fmt clean
+.PHONY: help demo test lint deps-check rust-tests deb cross-test page page-tests demo-test contract soak train train-compact evaluate bench bench-inference bench-training bench-api bench-rollout bench-alerts load openapi fmt clean
 
 CARGO_TARGET_DIR ?= $(CURDIR)/target
 export CARGO_TARGET_DIR
@@ -99,6 +99,9 @@ bench-training: ## Time the training of a head beside Keras; fails if a limit is
 
 bench-api: ## Measure the server: /predict, overload, ingest
 	@exec loadtest/bench-api $(SECONDS_EACH)
+
+bench-rollout: ## A rollout to 1,000 simulated stations: all within 120 s, and halted in its first cohort where 5 % fail
+	@exec loadtest/bench-rollout
 
 bench-alerts: ## Measure sound to alert: 240 shots, four stations at real time (nine minutes)
 	@$(SETUP) need_compiler; need_rust
