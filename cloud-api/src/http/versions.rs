@@ -24,6 +24,7 @@ use crate::clock::rfc3339;
 use crate::registry::RegistryError;
 use crate::serving::SwitchError;
 use crate::store::{ActivationRow, VersionRow};
+use crate::learn::COMPARED;
 use crate::training::gate::Decision;
 
 const REASON_MAX_BYTES: usize = 500;
@@ -278,15 +279,8 @@ pub(super) async fn compare(
     let without = |these: &[String], those: &[String]| -> Vec<String> {
         these.iter().filter(|class| !those.contains(class)).cloned().collect()
     };
-    let numbers = [
-        ("accuracy", "/judgement/accuracy"),
-        ("average precision of alerts", "/judgement/average_precision"),
-        ("false alarms at the shipped threshold", "/shipped/false_alarms"),
-        ("hours of background", "/judgement/background_hours"),
-        ("calibration error", "/calibration_error"),
-    ];
     let number = |of: &VersionDetail, place: &str| of.evaluation.as_ref()?.pointer(place)?.as_f64();
-    let lines = numbers
+    let lines = COMPARED
         .into_iter()
         .map(|(what, place)| {
             let (a, b) = (number(&a, place), number(&b, place));

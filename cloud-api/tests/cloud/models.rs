@@ -229,6 +229,11 @@ async fn twenty_swaps_under_load_drop_no_request() {
         server.json(&format!("/api/v1/models/compare?a={}&b={}", ids[0], ids[1])).await;
     assert_eq!(compared["same_data"], false, "{compared}");
     assert!(compared["lines"][0]["a"].is_f64(), "{compared}");
+    let data = server.data_dir();
+    let told =
+        run(&["models", "compare", &ids[0], &ids[1], "--data-dir", data.to_str().unwrap()]);
+    let told = String::from_utf8(told.stdout).unwrap();
+    assert!(told.contains("average precision of alerts") && told.contains("other samples"), "{told}");
 }
 
 fn probabilities(answer: &Value) -> BTreeMap<String, f64> {
