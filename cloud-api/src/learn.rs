@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use ecosight_models::train::dataset::{Clip, read_listed};
 use ecosight_models::bundle::EVALUATION_FILE;
+use ecosight_models::train::dataset::{Clip, read_listed};
 use ecosight_models::{BundleFiles, durable, one_line};
 use serde_json::Value;
 use tokio::time::sleep;
@@ -182,8 +182,7 @@ fn compared(registry: &Registry, a: &VersionRow, b: &VersionRow) -> Result<Strin
             these.iter().filter(|class| !those.contains(class)).map(String::as_str).collect();
         only.join(", ")
     };
-    for (row, only) in
-        [(a, without(&a_classes, &b_classes)), (b, without(&b_classes, &a_classes))]
+    for (row, only) in [(a, without(&a_classes, &b_classes)), (b, without(&b_classes, &a_classes))]
     {
         if !only.is_empty() {
             let _ = writeln!(text, "only {} knows {only}", name(row));

@@ -315,8 +315,7 @@ struct Count {
 
 impl Count {
     fn of(rollout: &Rollout, facts: &Facts<'_>, cohort: usize) -> Self {
-        let mut count =
-            Self { cohort, all: 0, committed: 0, failed: 0, silent: 0, undecided: 0 };
+        let mut count = Self { cohort, all: 0, committed: 0, failed: 0, silent: 0, undecided: 0 };
         for device in facts.devices.iter().filter(|device| device.cohort == cohort) {
             let failed = device.step.is_failure();
             let forgiven = failed && device.heard_us < rollout.since_us;

@@ -51,7 +51,7 @@ pub use jobs::{Attempt, JobRow, NewJob, Outcome};
 pub use missed::{MissedShotRow, PullRow};
 pub use notifications::Pending;
 pub use open::{postgres_pool, sqlite_reader, sqlite_writer};
-pub use releases::{Kept, ReleaseFileRow, ReleaseRow};
+pub use releases::{Kept, ReleaseFileRow, ReleaseRow, SignedBundle};
 pub use rollouts::{Heard, RolloutChange, RolloutDeviceRow, RolloutRow};
 pub use samples::{ClassCount, SampleRow};
 pub use updates::UpdateReport;

@@ -231,7 +231,8 @@ pub fn decide(
         flipped: flips.into_iter().take(LISTED).collect(),
     };
     let refusal = refusal(incumbent, candidate, &decision);
-    decision.waits = refusal.is_none() && decision.positive_recordings < terms.unattended_recordings;
+    decision.waits =
+        refusal.is_none() && decision.positive_recordings < terms.unattended_recordings;
     decision.passed = refusal.is_none() && !decision.waits;
     decision.sentence = match refusal {
         Some(refusal) => refusal,
@@ -477,8 +478,15 @@ mod tests {
             trials[place].candidate = None;
             let decision = judged(&trials);
             assert!(!decision.passed, "{place}: {decision:?}");
-            assert_eq!((decision.unjudged, decision.flipped.last().unwrap().candidate_score), (1, 0.0));
-            assert!(decision.sentence.contains("1 sounds that it could not"), "{}", decision.sentence);
+            assert_eq!(
+                (decision.unjudged, decision.flipped.last().unwrap().candidate_score),
+                (1, 0.0)
+            );
+            assert!(
+                decision.sentence.contains("1 sounds that it could not"),
+                "{}",
+                decision.sentence
+            );
             // And the incumbent's against the incumbent.
             let heard = if place == 0 { vec!["gun_shot".to_owned()] } else { Vec::new() };
             trials[place].candidate = Some((heard, 0.5));

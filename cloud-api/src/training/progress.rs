@@ -114,7 +114,8 @@ impl Progress {
                     (Some(epoch), Some(loss)) => format!(", epoch {epoch}, loss {loss:.3}"),
                     _ => String::new(),
                 };
-                let unmet = self.val_loss.map(|loss| format!(" ({loss:.3} on what it has not met)"));
+                let unmet =
+                    self.val_loss.map(|loss| format!(" ({loss:.3} on what it has not met)"));
                 let unmet = unmet.unwrap_or_default();
                 format!("training {what}: {done} of {all}{epoch}{unmet}{left}")
             }

@@ -88,7 +88,8 @@ fn shaped(
 fn threshold_at(evaluation: &Value, per_hour: f64) -> Result<f32, String> {
     let rates = evaluation["judgement"]["rates"].as_array();
     let at = rates.into_iter().flatten().find(|rate| rate["per_hour"].as_f64() == Some(per_hour));
-    let threshold = at.and_then(|rate| rate["threshold"].as_f64()).map(|threshold| threshold as f32);
+    let threshold =
+        at.and_then(|rate| rate["threshold"].as_f64()).map(|threshold| threshold as f32);
     threshold.filter(|threshold| threshold.is_finite()).ok_or_else(|| {
         format!(
             "learning.alarms_per_hour is {per_hour}, and the evaluation of the model that serves has no \
@@ -147,7 +148,8 @@ mod tests {
         let patience = Some(PATIENCE);
         assert_eq!(silent.recipe, Recipe { patience, ..Recipe::default() });
         assert_eq!((silent.alarms_per_hour, silent.same_budget), (1.0, false));
-        let greedy = json!({"recipe": {"epochs": 9_999, "hidden": 4_000}, "shipped": {"per_hour": 1e9}});
+        let greedy =
+            json!({"recipe": {"epochs": 9_999, "hidden": 4_000}, "shipped": {"per_hour": 1e9}});
         let shape = shaped(&greedy, &streams(), 5, None).unwrap();
         assert_eq!((shape.recipe.epochs, shape.recipe.hidden), (200, 512));
         assert_eq!(shape.alarms_per_hour, 1.0);

@@ -230,10 +230,12 @@ async fn twenty_swaps_under_load_drop_no_request() {
     assert_eq!(compared["same_data"], false, "{compared}");
     assert!(compared["lines"][0]["a"].is_f64(), "{compared}");
     let data = server.data_dir();
-    let told =
-        run(&["models", "compare", &ids[0], &ids[1], "--data-dir", data.to_str().unwrap()]);
+    let told = run(&["models", "compare", &ids[0], &ids[1], "--data-dir", data.to_str().unwrap()]);
     let told = String::from_utf8(told.stdout).unwrap();
-    assert!(told.contains("average precision of alerts") && told.contains("other samples"), "{told}");
+    assert!(
+        told.contains("average precision of alerts") && told.contains("other samples"),
+        "{told}"
+    );
 }
 
 fn probabilities(answer: &Value) -> BTreeMap<String, f64> {
@@ -331,7 +333,12 @@ async fn a_training_that_is_killed_begins_again_and_ends_the_same() {
     assert!(epochs.len() > 5 && epochs[0]["val_loss"].is_f64(), "{epochs:?}");
     // Made like the model that serves, and stopped early.
     let evaluation = &version["evaluation"];
-    assert_eq!(evaluation["recipe"]["views"].as_array().unwrap().len(), 4, "{}", evaluation["recipe"]);
+    assert_eq!(
+        evaluation["recipe"]["views"].as_array().unwrap().len(),
+        4,
+        "{}",
+        evaluation["recipe"]
+    );
     assert!(evaluation["recipe"]["patience"].is_u64() && epochs[0]["validation"].is_f64());
     assert_eq!(evaluation["shipped"]["per_hour"], 3.0);
 

@@ -157,6 +157,8 @@ export interface ModelVersion {
   created_at: string;
   created_by: string;
   gate: Gate | null;
+  /** Releases in which somebody signed exactly this bundle for stations. */
+  releases?: { id: string; version: string; counter: number; keys: string[] }[];
 }
 
 /** A change of the version that serves. */
