@@ -54,7 +54,7 @@ pub use open::{postgres_pool, sqlite_reader, sqlite_writer};
 pub use releases::{Kept, ReleaseFileRow, ReleaseRow, SignedBundle};
 pub use rollouts::{Heard, RolloutChange, RolloutDeviceRow, RolloutRow};
 pub use samples::{ClassCount, SampleRow};
-pub use updates::UpdateReport;
+pub use updates::{UpdateReport, UpdateStepRow};
 pub use upkeep::Forget;
 pub use verdicts::{Cause, GivenVerdict, Verdict, VerdictRow};
 pub use versions::{ActivationRow, NewActivation, VersionRow, before};

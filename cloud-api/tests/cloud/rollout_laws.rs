@@ -106,6 +106,24 @@ async fn known(store: &Store, devices: &[Uuid]) {
     store.commit(batch).await.unwrap();
 }
 
+/// Of each station's steps the last hundred are kept.
+async fn the_history_of_a_station_is_bounded(database: &Database) {
+    let (store, release) = (&database.store, release(1, 1));
+    let [one, other] = [1, 2].map(|n| Uuid::from_bytes([n; 16]));
+    let words = |device, count: i64| -> Vec<UpdateReport> {
+        let at = |n| START_US + n * SECOND_US;
+        (0..count).map(|n| report(device, &release, "trial", at(n))).collect()
+    };
+    for (n, word) in (0..).zip(words(one, 130)) {
+        say(store, vec![word], START_US + n * SECOND_US).await;
+    }
+    say(store, words(other, 1), START_US).await;
+    let steps = store.update_steps(one).await.unwrap();
+    assert_eq!(steps.len(), 100);
+    assert_eq!(steps[0].at_us, START_US + 129 * SECOND_US, "the newest first");
+    assert_eq!(store.update_steps(other).await.unwrap().len(), 1);
+}
+
 async fn a_release_is_kept_once_and_counters_rise(database: &Database) {
     let store = &database.store;
     let one = release(1, 10);
@@ -164,6 +182,13 @@ async fn words_in_any_order_give_the_last_one(database: &Database) {
         }
         let again = UpdateReport { device_id: device, ..words[6].clone() };
         assert!(!say(store, vec![again], START_US + 70 * SECOND_US).await, "a repeated word");
+        let mut noted = store.update_steps(device).await.unwrap();
+        noted.sort_by_key(|step| (step.at_us, step.step != "loaded"));
+        let noted: Vec<&str> = noted.iter().map(|step| &*step.step).collect();
+        assert!(
+            noted.len() == 7 && noted.ends_with(&["proved", "trial", "committed"]),
+            "{noted:?}"
+        );
     }
     let plan = Plan { cohorts: vec![Cohort::Percent(100.0)], rules: Rules::default() };
     store.keep_release(release.clone(), vec![file()]).await.unwrap();
@@ -629,6 +654,7 @@ async fn reject(database: &Database, events: &[Uuid]) {
 }
 
 on_both_databases!(
+    the_history_of_a_station_is_bounded,
     a_release_is_kept_once_and_counters_rise,
     words_in_any_order_give_the_last_one,
     whatever_dies_when_the_rollout_ends_the_same,
