@@ -1,7 +1,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
-.PHONY: help demo test lint deps-check rust-tests postgres-tests deb cross-test page page-tests demo-test contract soak train train-compact evaluate bench bench-inference bench-api bench-alerts bench-lists load openapi fmt clean
+.PHONY: help demo test lint deps-check rust-tests postgres-tests deb cross-test page page-tests demo-test contract soak train train-compact evaluate bench bench-inference bench-training bench-api bench-rollout bench-alerts bench-lists load openapi fmt clean
 
 CARGO_TARGET_DIR ?= $(CURDIR)/target
 export CARGO_TARGET_DIR
@@ -103,8 +103,14 @@ bench: ## Measure; prints the tables of docs/benchmarks.md
 bench-inference: ## Measure inference beside XNNPACK and ONNX Runtime, layer by layer
 	@exec models/reference/bench --inference
 
+bench-training: ## Time the training of a head beside Keras; fails if a limit is missed
+	@exec models/reference/bench --training
+
 bench-api: ## Measure the server: /predict, overload, ingest
 	@exec loadtest/bench-api $(SECONDS_EACH) $(INGEST_SECONDS)
+
+bench-rollout: ## A rollout to 1,000 simulated stations: all within 120 s, and halted in its first cohort where 5 % fail
+	@exec loadtest/bench-rollout
 
 bench-alerts: ## Measure sound to alert: 240 shots, four stations at real time (nine minutes)
 	@$(SETUP) need_compiler; need_rust

@@ -100,6 +100,8 @@ pub enum ModelsCommand {
     Activate(ActivateModel),
     /// Go back to the version that served before
     Rollback(Settings),
+    /// Show two versions beside each other, each by its own evaluation, and what the gate said of them
+    Compare(CompareModels),
 }
 
 impl ModelsCommand {
@@ -111,8 +113,21 @@ impl ModelsCommand {
             Self::Export(options) => &options.settings,
             Self::Import(options) => &options.settings,
             Self::Activate(options) => &options.settings,
+            Self::Compare(options) => &options.settings,
         }
     }
+}
+
+/// Two versions.
+#[derive(Debug, Args)]
+pub struct CompareModels {
+    /// One: its id, its version, or the first digits of its SHA-256
+    pub a: String,
+    /// The other
+    pub b: String,
+    /// Where the server keeps its records
+    #[command(flatten)]
+    pub settings: Settings,
 }
 
 /// A version to write.

@@ -7,8 +7,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use ecosight_models::bundle::EVALUATION_FILE;
 use ecosight_models::train::dataset::{Clip, read_listed};
-use ecosight_models::{durable, one_line};
+use ecosight_models::{BundleFiles, durable, one_line};
+use serde_json::Value;
 use tokio::time::sleep;
 use uuid::Uuid;
 
@@ -28,6 +30,14 @@ use crate::training::{Judge, JudgeError, RetrainRequest, ask_for_training};
 
 /// How often `retrain --watch` looks.
 const LOOK: Duration = Duration::from_secs(1);
+/// What versions are compared by: the words, and where an evaluation has the number.
+pub(crate) const COMPARED: [(&str, &str); 5] = [
+    ("accuracy", "/judgement/accuracy"),
+    ("average precision of alerts", "/judgement/average_precision"),
+    ("false alarms at the shipped threshold", "/shipped/false_alarms"),
+    ("hours of background", "/judgement/background_hours"),
+    ("calibration error", "/calibration_error"),
+];
 /// Who the records say did it.
 const ACTOR: &str = "operator";
 
@@ -132,6 +142,10 @@ pub async fn models(config: &Config, command: &ModelsCommand) -> Result<()> {
             let version = named(&store, &options.model).await?;
             choose(config, &store, &registry, &clock, version, "person", &options.reason).await
         }
+        ModelsCommand::Compare(options) => {
+            let (a, b) = (named(&store, &options.a).await?, named(&store, &options.b).await?);
+            log::print(&compared(&registry, &a, &b)?)
+        }
         ModelsCommand::Rollback(_) => {
             let target = before(&store.activations(1_000).await?)
                 .context("no version served before this one: there is nothing to go back to")?;
@@ -141,6 +155,53 @@ pub async fn models(config: &Config, command: &ModelsCommand) -> Result<()> {
     };
     store.close().await;
     done
+}
+
+/// Two versions beside each other, as `/api/v1/models/compare` has them.
+fn compared(registry: &Registry, a: &VersionRow, b: &VersionRow) -> Result<String> {
+    let files = |row: &VersionRow| {
+        let files = BundleFiles::open(&registry.path(row))?;
+        let evaluation: Value = files
+            .file(EVALUATION_FILE)
+            .and_then(|bytes| serde_json::from_slice(bytes).ok())
+            .unwrap_or_default();
+        Ok::<_, anyhow::Error>((files.bundle.classes, evaluation))
+    };
+    let ((a_classes, a_told), (b_classes, b_told)) = (files(a)?, files(b)?);
+    let name = |row: &VersionRow| format!("{} {}", row.name, row.version);
+    let mut text = format!("{:42}{:>22}{:>22}\n", "", name(a), name(b));
+    for (what, place) in COMPARED {
+        let number = |told: &Value| {
+            let number = told.pointer(place).and_then(Value::as_f64);
+            number.map_or_else(|| "-".to_owned(), |number| format!("{number:.4}"))
+        };
+        let _ = writeln!(text, "{what:42}{:>22}{:>22}", number(&a_told), number(&b_told));
+    }
+    let without = |these: &[String], those: &[String]| -> String {
+        let only: Vec<&str> =
+            these.iter().filter(|class| !those.contains(class)).map(String::as_str).collect();
+        only.join(", ")
+    };
+    for (row, only) in [(a, without(&a_classes, &b_classes)), (b, without(&b_classes, &a_classes))]
+    {
+        if !only.is_empty() {
+            let _ = writeln!(text, "only {} knows {only}", name(row));
+        }
+    }
+    if a.data_sha256.is_none() || a.data_sha256 != b.data_sha256 {
+        text.push_str(
+            "trained on other samples: these numbers are of other recordings, and only the gate compares \
+             like with like\n",
+        );
+    }
+    let trained_for =
+        |one: &VersionRow, other: &VersionRow| one.parent_sha256.as_ref() == Some(&other.sha256);
+    let gated = [(b, a), (a, b)].into_iter().find(|(one, other)| trained_for(one, other));
+    let gate = gated.and_then(|(row, _)| serde_json::from_str::<Value>(row.gate.as_deref()?).ok());
+    if let Some(sentence) = gate.as_ref().and_then(|gate| gate["sentence"].as_str()) {
+        let _ = writeln!(text, "gate: {sentence}");
+    }
+    Ok(text)
 }
 
 async fn list(store: &Store) -> Result<()> {

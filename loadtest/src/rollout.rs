@@ -39,7 +39,7 @@ pub(crate) struct Options {
     /// Connections that they share
     #[arg(long, default_value_t = 8)]
     connections: u32,
-    /// Stations that fail the golden clips, as in 5%
+    /// Stations that fail the golden clips, as in 5%; then the rollout must halt in its first cohort
     #[arg(long, value_name = "PERCENT", default_value = "0%", value_parser = percent)]
     failing: f64,
     /// Size of the model
@@ -54,9 +54,9 @@ pub(crate) struct Options {
     /// Decides which stations there are, and which of them fail
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Fail if it has neither finished nor stopped by then
-    #[arg(long, default_value_t = 120)]
-    limit_s: u64,
+    /// Fail if it has neither come to all stations nor stopped by then
+    #[arg(long, value_name = "SECONDS", default_value_t = 120)]
+    max_seconds: u64,
 }
 
 /// Which key to print.
@@ -123,7 +123,7 @@ pub(crate) async fn run(options: Options) -> Result<ExitCode> {
     let url = format!("{}/api/v1/rollouts", options.server);
     let rollout = server.ask(server.client.post(&url).json(&wish)).await?;
     let id = rollout["id"].as_str().context("the rollout has no id")?;
-    let started = Instant::now();
+    let (started, limit) = (Instant::now(), Duration::from_secs(options.max_seconds));
     server.ask(server.client.post(format!("{url}/{id}/start"))).await?;
     let mut cohort = Value::Null;
     let last = loop {
@@ -135,8 +135,8 @@ pub(crate) async fn run(options: Options) -> Result<ExitCode> {
         if now["state"] != "running" {
             break now;
         }
-        if started.elapsed() > Duration::from_secs(options.limit_s) {
-            bail!("neither finished nor stopped after {} s: {now}", options.limit_s);
+        if started.elapsed() > limit {
+            bail!("neither finished nor stopped after {} s: {now}", options.max_seconds);
         }
         sleep(LOOK).await;
     };
@@ -145,7 +145,7 @@ pub(crate) async fn run(options: Options) -> Result<ExitCode> {
     let converged = last["state"] == "done";
     while converged && fleet.running(release.signed.id()) + failing_count < options.devices as usize
     {
-        ensure!(started.elapsed() < Duration::from_secs(options.limit_s), "stations lag behind");
+        ensure!(started.elapsed() < limit, "stations lag behind");
         sleep(LOOK).await;
     }
     let tally = fleet.tally();
@@ -161,7 +161,15 @@ pub(crate) async fn run(options: Options) -> Result<ExitCode> {
         started.elapsed().as_secs_f64()
     );
     println!("fetched    {:.1} MB in ranges", tally.bytes as f64 / 1e6);
-    let wanted = if failing_count == 0 { converged } else { last["state"] == "halted" };
+    let wanted = match failing_count {
+        0 => converged,
+        // Nobody beyond the canaries may have had it.
+        _ => last["state"] == "halted" && last["cohort"] == 1,
+    };
+    if !wanted {
+        let should = if failing_count == 0 { "finish" } else { "halt in its first cohort" };
+        eprintln!("MISSED: the rollout was to {should}");
+    }
     Ok(if wanted { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 

@@ -59,7 +59,7 @@ function stations(now) {
 /** A server that tests can drive. `seed` events exist from the start, `sick` makes stations ail. */
 export async function startFakeServer({ port = 0, alerts = 9, others = 26, sick = true, csp = CSP } = {}) {
   const now = Date.now();
-  const state = { models: fakeModels(now), jobs: [], releases: fakeReleases(now), rollouts: [], events: new Map(), devices: new Map(), clips: new Map(), streams: new Set(), log: [], lastId: 0, broken: false };
+  const state = { models: fakeModels(now), jobs: [], releases: fakeReleases(now), rollouts: [], missed: [], events: new Map(), devices: new Map(), clips: new Map(), streams: new Set(), log: [], lastId: 0, broken: false };
   for (const device of stations(now)) state.devices.set(device.id, device);
   if (sick) ail(state, now);
 
@@ -232,6 +232,7 @@ async function answer(request, response, state, csp) {
     const items = waiting.slice(0, Number(query.limit ?? 50)).map((event) => ({ event, uncertainty: 1 - event.score, novelty: 1 }));
     return json(response, { items, waiting: waiting.length });
   }
+  if (kind === 'missed-shots') return json(response, { items: state.missed, next: null });
   if (kind === 'releases') return json(response, { items: state.releases, next: null });
   if (kind === 'rollouts') return json(response, { items: state.rollouts, next: null });
   if (kind === 'jobs') return json(response, { items: state.jobs, next: null });
@@ -282,6 +283,18 @@ async function change(request, response, state, path) {
   state.asked ??= [];
   state.asked.push({ method: request.method, path, body });
   if (state.forbidden) return problem(response, 403, 'Forbidden', 'Your role does not allow this.');
+  if (kind === 'missed-shots') {
+    if (what === 'verdict') {
+      const pull = state.missed.flatMap((shot) => shot.stations).find((known) => known.id === id);
+      Object.assign(pull, { state: body.heard ? 'heard' : 'not_heard' });
+      return json(response, pull);
+    }
+    const near = [...state.devices.values()].filter((device) => body.location || device.site_id === body.site).slice(0, 3);
+    const stations = near.map((device, place) => ({ id: uuid(`pull ${device.id}`), device_id: device.id, device_name: device.name, site_id: device.site_id, state: ['arrived', 'asked', 'refused'][place], url: `/api/v1/clips/${uuid(`pull ${device.id}`)}/data` }));
+    const shot = { id: uuid(`missed ${state.missed.length}`), time: body.time, site: body.site ?? null, note: body.note ?? null, reported_by: 'user:anna', stations };
+    state.missed.unshift(shot);
+    return json(response, shot);
+  }
   if (what === 'verdict') {
     const event = state.events.get(id);
     if (!event) return problem(response, 404, 'Not found', 'No such event.');

@@ -433,6 +433,36 @@ scenario('the review goes from one recording to the next by keys', { hash: '#/re
   await page.getByText('Nothing waits').waitFor();
 });
 
+scenario('a shot that no station told of is reported, listened for and judged', { hash: '#/review', server: { alerts: 0, others: 0 } }, async (page, server) => {
+  const section = page.locator('section[aria-label="Missed shots"]');
+  await section.getByLabel('When').fill('2026-03-01T18:00:05');
+  await section.getByLabel('Near').selectOption('letaba');
+  await section.getByLabel('Note').fill('one shot, north');
+  await section.getByRole('button', { name: 'Ask the stations' }).click();
+  await section.getByText('3 stations are asked for that minute.').waitFor();
+  const { body } = server.state.asked.at(-1);
+  assert.deepEqual({ ...body, time: null }, { time: null, site: 'letaba', note: 'one shot, north' });
+  assert.match(body.time, /^2026-03-01T\d\d:00:05\.000Z$/);
+  assert.equal(await section.locator('[data-pull]').count(), 3);
+  assert.equal(await section.locator('audio').count(), 1, 'only what has arrived can be heard');
+  const arrived = section.locator('[data-pull=arrived]');
+  await arrived.getByRole('button', { name: 'Shot heard' }).click();
+  await section.getByText('the shot is in it, and is learned from').waitFor();
+  assert.deepEqual(server.state.asked.at(-1).body, { heard: true });
+  await section.locator('[data-pull=heard]').getByRole('button', { name: 'Not heard' }).click();
+  await section.locator('[data-pull=not_heard]').waitFor();
+  // In degrees, and by one station, which knows where it is.
+  await section.getByLabel('Near').selectOption('');
+  await section.getByLabel('North').fill('-23.86');
+  await section.getByLabel('East').fill('31.61');
+  await section.getByRole('button', { name: 'Ask the stations' }).click();
+  await page.waitForFunction(() => document.querySelectorAll('[data-missed]').length === 2);
+  assert.deepEqual(server.state.asked.at(-1).body.location, { lat: -23.86, lon: 31.61 });
+  await page.evaluate(AXE);
+  const { violations } = await page.evaluate(() => window.axe.run('section[aria-label="Missed shots"]'));
+  assert.deepEqual(violations.map((found) => found.id), []);
+});
+
 scenario('training and gate are told as they go, and a version can be chosen and left again', { hash: '#/learning', page: PHONE }, async (page, server) => {
   await page.getByText('Nothing was trained here yet').waitFor();
   await live(page);

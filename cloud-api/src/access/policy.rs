@@ -71,6 +71,7 @@ pub const POLICY: &[(Method, &str, Need)] = &[
     (GET, "/api/v1/devices/{id}", May(See)),
     (DELETE, "/api/v1/devices/{id}", May(Manage)),
     (GET, "/api/v1/devices/{id}/telemetry", May(See)),
+    (GET, "/api/v1/devices/{id}/updates", May(See)),
     (GET, "/api/v1/devices/{id}/desired", Either(Manage, Record)),
     (PUT, "/api/v1/devices/{id}/desired", May(Manage)),
     (GET, "/api/v1/devices/{id}/commands", May(Manage)),

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use ecosight_models::train::judgement::RATES_PER_HOUR;
 use ecosight_shared::release::PublicKey;
 
 use super::{BrokerChoice, Config, KeepRule};
@@ -273,6 +274,20 @@ pub(super) const KEYS: &[Key] = &[
     },
     Key {
         section: "learning",
+        name: "alarms_per_hour",
+        doc: "False alarms an hour of background that thresholds are chosen for: \"0.33\", \"1\", \"3\" or \"10\"; empty for those of the model that serves.",
+        set: |c, v| rate(v).map(|v| c.learning.alarms_per_hour = v),
+        get: |c| Some(quoted(&c.learning.alarms_per_hour)),
+    },
+    Key {
+        section: "learning",
+        name: "unattended_recordings",
+        doc: "Recordings of shots that the test set must hold for a model to take over by itself; with fewer a person decides.",
+        set: |c, v| count(&v, 0, 100_000).map(|v| c.learning.unattended_recordings = v as u32),
+        get: |c| Some(c.learning.unattended_recordings.to_string()),
+    },
+    Key {
+        section: "learning",
         name: "missed_shot_range_m",
         doc: "Stations this near to a shot that somebody heard are asked for their sound.",
         set: |c, v| count(&v, 1, 100_000).map(|v| c.learning.missed_shot_range_m = v as u32),
@@ -406,6 +421,20 @@ fn schedule(value: Written) -> Result<String, String> {
         crate::training::triggers::Schedule::parse(&text)?;
     }
     Ok(text)
+}
+
+/// A rate that bundles have a threshold for; empty for none.
+fn rate(value: Written) -> Result<String, String> {
+    let text = match value {
+        Written::Number(number) => number.to_string(),
+        other => text(other)?,
+    };
+    let known = |rate: f64| RATES_PER_HOUR.contains(&rate);
+    if text.is_empty() || text.parse().is_ok_and(known) {
+        return Ok(text);
+    }
+    let rates = RATES_PER_HOUR.map(|rate| format!("\"{rate}\"")).join(", ");
+    Err(format!("{text:?} is none of the rates that models have a threshold for: {rates}"))
 }
 
 /// A list, in TOML as one, in a variable with commas.

@@ -183,6 +183,12 @@ pub struct LearningConfig {
     pub device_share_percent: u32,
     /// Days whose recordings are the recent background that candidates are compared on.
     pub recent_days: u32,
+    /// False alarms an hour of background that thresholds are chosen for, one of
+    /// [`RATES_PER_HOUR`](ecosight_models::train::judgement::RATES_PER_HOUR); empty for the budget of the
+    /// model that serves.
+    pub alarms_per_hour: String,
+    /// Recordings of shots that the test set must hold for a candidate to take over by itself.
+    pub unattended_recordings: u32,
     /// Stations this near to a shot that somebody heard are asked for their sound, metres.
     pub missed_shot_range_m: u32,
     /// A worker that has not renewed its lease of a job for this long is taken for dead.
@@ -194,6 +200,12 @@ impl LearningConfig {
     #[must_use]
     pub fn device_share(&self) -> f64 {
         f64::from(self.device_share_percent) / 100.0
+    }
+
+    /// The budget that was set, false alarms an hour; `None` for that of the model that serves.
+    #[must_use]
+    pub fn budget(&self) -> Option<f64> {
+        self.alarms_per_hour.parse().ok()
     }
 }
 
@@ -292,6 +304,8 @@ impl Default for Config {
                 // A station that somebody took over must not teach the fleet.
                 device_share_percent: 10,
                 recent_days: 14,
+                alarms_per_hour: String::new(),
+                unattended_recordings: crate::training::gate::ENOUGH_RECORDINGS as u32,
                 // A rifle is heard so far in a quiet wood.
                 missed_shot_range_m: 5_000,
                 lease: Duration::from_secs(60),

@@ -31,6 +31,18 @@ fn every_fault_is_reported_at_once_with_its_line() {
 }
 
 #[test]
+fn a_rate_of_false_alarms_is_one_that_models_have_a_threshold_for() {
+    let budget = |text: &str| from_file(&format!("[learning]\nalarms_per_hour = {text}\n"));
+    assert_eq!(Config::default().learning.budget(), None);
+    assert_eq!(budget("\"0.33\"").unwrap().learning.budget(), Some(0.33));
+    assert_eq!(budget("3").unwrap().learning.budget(), Some(3.0));
+    for wrong in ["\"2\"", "5", "\"often\"", "-1"] {
+        let ConfigError(faults) = budget(wrong).unwrap_err();
+        assert!(faults[0].what.contains("\"0.33\", \"1\", \"3\", \"10\""), "{faults:?}");
+    }
+}
+
+#[test]
 fn a_broken_file_names_the_line() {
     let ConfigError(faults) = from_file("[http]\nlisten = \"127.0.0.1:1\n").unwrap_err();
     assert_eq!(faults[0].place, "cloud.toml:2", "{faults:?}");

@@ -567,7 +567,7 @@ pub(super) async fn deliver(api: &Api, topic: &str, payload: &Value) -> Result<(
 }
 
 /// A station that the caller may see.
-async fn known(api: &Api, caller: &Caller, text: &str) -> Result<DeviceRow, Problem> {
+pub(super) async fn known(api: &Api, caller: &Caller, text: &str) -> Result<DeviceRow, Problem> {
     let found = api.store.device(id("id", text)?).await?;
     let device = found.map(|(device, _)| device).filter(|device| caller.sees(&device.site_id));
     device.ok_or_else(|| missing(text))

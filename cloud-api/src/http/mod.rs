@@ -205,6 +205,7 @@ fn routes(deadline: Duration) -> (Router<Arc<Api>>, OpenApi) {
         .routes(routes!(rollouts::rollouts, rollouts::plan))
         .routes(routes!(rollouts::rollout))
         .routes(routes!(rollouts::devices))
+        .routes(routes!(rollouts::updates))
         .routes(routes!(rollouts::start))
         .routes(routes!(rollouts::pause))
         .routes(routes!(rollouts::resume))

@@ -13,9 +13,9 @@ use uuid::Uuid;
 
 use super::accounts::unprocessable;
 use super::events::{All, Page, PageQuery, cursor, id, limit};
-use super::{Api, Problem};
+use super::{Api, Problem, fleet};
 use crate::access::Caller;
-use crate::rollout::documents::{self, RolloutDeviceDocument, RolloutDocument};
+use crate::rollout::documents::{self, RolloutDeviceDocument, RolloutDocument, UpdateStepDocument};
 use crate::rollout::{Cohort, Input, Plan, RolloutError, Rules, State as Phase};
 use crate::store::{Deed, RolloutRow};
 
@@ -214,6 +214,27 @@ pub(super) async fn devices(
 ) -> Result<Json<All<RolloutDeviceDocument>>, Problem> {
     let row = known(&api, &caller, &text).await?;
     Ok(Json(All::of(api.store.rollout_devices(row.id).await?)))
+}
+
+/// What a station said of releases, step by step, newest first; the last hundred
+#[utoipa::path(
+    get,
+    path = "/api/v1/devices/{id}/updates",
+    operation_id = "device_updates",
+    tag = "releases",
+    params(("id" = Uuid, Path)),
+    responses(
+        (status = 200, body = All<UpdateStepDocument>),
+        (status = 404, description = "No such station"),
+    )
+)]
+pub(super) async fn updates(
+    State(api): State<Arc<Api>>,
+    Extension(caller): Extension<Caller>,
+    Path(text): Path<String>,
+) -> Result<Json<All<UpdateStepDocument>>, Problem> {
+    let station = fleet::known(&api, &caller, &text).await?;
+    Ok(Json(All::of(api.store.update_steps(station.id).await?)))
 }
 
 async fn act(

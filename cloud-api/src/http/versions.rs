@@ -11,6 +11,7 @@ use axum::http::header::{CONTENT_DISPOSITION, CONTENT_TYPE};
 use axum::response::{IntoResponse, Response};
 use ecosight_models::BundleFiles;
 use ecosight_models::bundle::{EVALUATION_FILE, MODEL_CARD_FILE};
+use ecosight_shared::json::SignedDocument;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::{IntoParams, ToSchema};
@@ -22,9 +23,10 @@ use super::rollouts::whole_fleet;
 use super::{Api, Problem};
 use crate::access::Caller;
 use crate::clock::rfc3339;
+use crate::learn::COMPARED;
 use crate::registry::RegistryError;
 use crate::serving::SwitchError;
-use crate::store::{ActivationRow, VersionRow};
+use crate::store::{ActivationRow, SignedBundle, VersionRow};
 use crate::training::gate::Decision;
 
 const REASON_MAX_BYTES: usize = 500;
@@ -49,6 +51,28 @@ pub(super) struct VersionDocument {
     lineage: LineageDocument,
     /// What the gate measured and decided; `null` where it came by another way.
     gate: Option<Decision>,
+    /// Releases in which somebody signed exactly this bundle for stations, the newest first.
+    releases: Vec<SignedAs>,
+}
+
+/// A release of a version.
+#[derive(Serialize, ToSchema)]
+struct SignedAs {
+    id: Uuid,
+    /// As its maker calls it.
+    version: String,
+    counter: i64,
+    /// Ids of the keys that signed it.
+    keys: Vec<String>,
+}
+
+impl From<SignedBundle> for SignedAs {
+    fn from(row: SignedBundle) -> Self {
+        let signed: Option<SignedDocument> = serde_json::from_str(&row.signed).ok();
+        let signatures = signed.into_iter().flat_map(|signed| signed.signatures);
+        let keys = signatures.map(|signature| signature.key).collect();
+        Self { id: row.id, version: row.version, counter: row.counter, keys }
+    }
 }
 
 /// Where a version comes from.
@@ -87,6 +111,7 @@ impl From<VersionRow> for VersionDocument {
                 code_version: row.code_version,
             },
             gate: row.gate.and_then(|gate| serde_json::from_str(&gate).ok()),
+            releases: Vec::new(),
         }
     }
 }
@@ -147,7 +172,9 @@ pub(super) async fn versions(
     let serving = serving(&api).await?;
     let page: Page<VersionDocument> = Page::of(rows, limit, VersionRow::cursor);
     let (items, next) = page.into_parts();
-    let items = items.into_iter().map(|version| version.marked(serving)).collect();
+    let mut signed = api.store.signed_bundles(None).await?;
+    let items =
+        items.into_iter().map(|version| version.marked(serving).released(&mut signed)).collect();
     let changes = api.store.activations(CHANGES).await?.into_iter().map(Into::into).collect();
     Ok(Json(VersionList { items, next, changes }))
 }
@@ -155,6 +182,13 @@ pub(super) async fn versions(
 impl VersionDocument {
     fn marked(self, serving: Option<Uuid>) -> Self {
         Self { serving: serving == Some(self.id), ..self }
+    }
+
+    /// With those of `signed` that are of this bundle; they are taken out.
+    fn released(self, signed: &mut Vec<SignedBundle>) -> Self {
+        let own = signed.extract_if(.., |row| row.bundle_sha256 == self.sha256);
+        let releases = own.map(Into::into).collect();
+        Self { releases, ..self }
     }
 }
 
@@ -204,8 +238,10 @@ async fn detail(api: &Api, row: VersionRow) -> Result<VersionDetail, Problem> {
     let rules = bundle.detector.rules.iter().filter(|rule| rule.alert);
     let text = |name: &str| files.file(name).map(|b| String::from_utf8_lossy(b).into_owned());
     let evaluation = files.file(EVALUATION_FILE);
+    let mut signed = api.store.signed_bundles(Some(&row.sha256)).await?;
+    let version = VersionDocument::from(row).marked(serving(api).await?);
     Ok(VersionDetail {
-        version: VersionDocument::from(row).marked(serving(api).await?),
+        version: version.released(&mut signed),
         classes: bundle.classes.clone(),
         alerting: rules.map(|rule| bundle.classes[rule.class].clone()).collect(),
         evaluation: evaluation.and_then(|bytes| serde_json::from_slice(bytes).ok()),
@@ -279,15 +315,8 @@ pub(super) async fn compare(
     let without = |these: &[String], those: &[String]| -> Vec<String> {
         these.iter().filter(|class| !those.contains(class)).cloned().collect()
     };
-    let numbers = [
-        ("accuracy", "/judgement/accuracy"),
-        ("average precision of alerts", "/judgement/average_precision"),
-        ("false alarms at the shipped threshold", "/shipped/false_alarms"),
-        ("hours of background", "/judgement/background_hours"),
-        ("calibration error", "/calibration_error"),
-    ];
     let number = |of: &VersionDetail, place: &str| of.evaluation.as_ref()?.pointer(place)?.as_f64();
-    let lines = numbers
+    let lines = COMPARED
         .into_iter()
         .map(|(what, place)| {
             let (a, b) = (number(&a, place), number(&b, place));

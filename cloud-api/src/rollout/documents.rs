@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::{Cohort, Plan, Rules};
 use crate::clock::rfc3339;
-use crate::store::{ReleaseRow, RolloutDeviceRow, RolloutRow, Store, StoreError};
+use crate::store::{ReleaseRow, RolloutDeviceRow, RolloutRow, Store, StoreError, UpdateStepRow};
 
 /// A rollout.
 #[derive(Clone, Debug, Serialize, ToSchema)]
@@ -71,6 +71,37 @@ pub struct RolloutDeviceDocument {
     code: Option<String>,
     /// Why, a sentence.
     reason: Option<String>,
+}
+
+/// A step of an update, as a station said it.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct UpdateStepDocument {
+    /// As its maker calls the release.
+    release: String,
+    counter: Option<i64>,
+    /// `accepted` to `committed`, `refused` or `rolled_back`.
+    step: String,
+    /// Why, a word.
+    code: Option<String>,
+    /// Why, a sentence.
+    reason: Option<String>,
+    /// By the station's clock.
+    at: String,
+    received_at: String,
+}
+
+impl From<UpdateStepRow> for UpdateStepDocument {
+    fn from(row: UpdateStepRow) -> Self {
+        Self {
+            release: row.release,
+            counter: row.counter,
+            step: row.step,
+            code: row.code,
+            reason: row.reason,
+            at: rfc3339(row.at_us),
+            received_at: rfc3339(row.received_us),
+        }
+    }
 }
 
 impl From<&ReleaseRow> for ReleaseNameDocument {

@@ -177,6 +177,7 @@ impl Rollouts {
             cohort: *cohort,
             step: Step::Waiting,
             heard_us: now_us,
+            seen_us: now_us,
         }));
         let facts = Facts {
             plan: &scene.plan,
@@ -217,6 +218,7 @@ impl Rollouts {
                 cohort: usize::try_from(station.cohort).unwrap_or(0),
                 step: Step::named(&station.step).unwrap_or(Step::Superseded),
                 heard_us: station.heard_us,
+                seen_us: station.seen_us,
             })
             .collect();
         let plan = row.plan();

@@ -100,6 +100,8 @@ pub struct Device {
     pub step: Step,
     /// When it was told, or last said something of this release, µs.
     pub heard_us: i64,
+    /// When anything came from it last, µs.
+    pub seen_us: i64,
 }
 
 /// What happens to a rollout.
@@ -209,12 +211,14 @@ fn tick(rollout: &Rollout, facts: &Facts<'_>) -> Option<Transition> {
     }
     let counted = (0..=rollout.cohort).map(|cohort| Count::of(rollout, facts, cohort));
     for count in counted {
-        if let Some(reason) = count.fault(&facts.plan.rules) {
+        if let Some(reason) = count.fault(facts.plan) {
             return Some(halt(rollout, facts, reason));
         }
     }
     let count = Count::of(rollout, facts, rollout.cohort);
-    let reached = count.committed >= share_of(facts.plan.rules.commit_share, count.all);
+    // Of the canaries each is waited for: whoever is slow may be the one that fails.
+    let waits = count.is_of_canaries(facts.plan) && count.undecided > 0;
+    let reached = !waits && count.committed >= share_of(facts.plan.rules.commit_share, count.all);
     match (reached, rollout.reached_us) {
         (false, None) => None,
         (false, Some(_)) => {
@@ -305,11 +309,13 @@ struct Count {
     committed: usize,
     failed: usize,
     silent: usize,
+    /// Told, not silent, and still at it.
+    undecided: usize,
 }
 
 impl Count {
     fn of(rollout: &Rollout, facts: &Facts<'_>, cohort: usize) -> Self {
-        let mut count = Self { cohort, all: 0, committed: 0, failed: 0, silent: 0 };
+        let mut count = Self { cohort, all: 0, committed: 0, failed: 0, silent: 0, undecided: 0 };
         for device in facts.devices.iter().filter(|device| device.cohort == cohort) {
             let failed = device.step.is_failure();
             let forgiven = failed && device.heard_us < rollout.since_us;
@@ -317,22 +323,30 @@ impl Count {
                 continue;
             }
             count.all += 1;
-            count.committed += usize::from(device.step == Step::Committed);
             count.failed += usize::from(failed);
-            let patience_us = device.patience_us(&facts.plan.rules);
-            let silent = device.step.is_under_way()
-                && facts.now_us > device.heard_us.saturating_add(patience_us);
+            let silent = device.is_silent(&facts.plan.rules, facts.now_us);
             count.silent += usize::from(silent);
+            count.committed += usize::from(device.step == Step::Committed && !silent);
+            count.undecided += usize::from(device.step.is_under_way() && !silent);
         }
         count
     }
 
+    /// Whether it is the first of several: the one that is there to fail.
+    fn is_of_canaries(&self, plan: &Plan) -> bool {
+        self.cohort == 0 && plan.cohorts.len() > 1
+    }
+
     /// Why the rollout must not go on, in a sentence.
-    fn fault(&self, rules: &Rules) -> Option<String> {
-        let Self { cohort, all, committed, failed, silent } = *self;
-        let cohort = cohort + 1;
+    fn fault(&self, plan: &Plan) -> Option<String> {
+        let Self { cohort, all, committed, failed, silent, .. } = *self;
+        let (rules, cohort) = (&plan.rules, cohort + 1);
         let most = |share: f64| (share * all as f64 + 1e-9).floor() as usize;
-        let (failures, silences) = (most(rules.max_failed_share), most(rules.max_silent_share));
+        let failures = match self.is_of_canaries(plan) {
+            true => rules.max_failed_canaries as usize,
+            false => most(rules.max_failed_share),
+        };
+        let silences = most(rules.max_silent_share);
         if failed > failures {
             return Some(format!(
                 "{failed} of {} of cohort {cohort} refused the release or went back by themselves, \
@@ -360,10 +374,17 @@ impl Count {
 }
 
 impl Device {
-    /// How long it may be silent after its last word.
-    fn patience_us(&self, rules: &Rules) -> i64 {
+    /// Whether it should have said something by now: of the release while it is at it, anything at all once
+    /// it runs it. A model that ends its station says nothing of itself.
+    fn is_silent(&self, rules: &Rules, now_us: i64) -> bool {
         let trial = matches!(self.step, Step::Proved | Step::Trial);
-        span_us(rules.silence_s) + if trial { span_us(rules.trial_s) } else { 0 }
+        let patience_us = span_us(rules.silence_s) + if trial { span_us(rules.trial_s) } else { 0 };
+        let since_us = match self.step {
+            Step::Committed => self.heard_us.max(self.seen_us),
+            step if step.is_under_way() => self.heard_us,
+            _ => return false,
+        };
+        now_us > since_us.saturating_add(patience_us)
     }
 }
 

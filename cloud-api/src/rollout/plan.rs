@@ -50,9 +50,13 @@ pub struct Rules {
     pub soak_s: u32,
     /// How long a station hears with both models before it decides, seconds.
     pub trial_s: u32,
-    /// More than this share of a cohort refused the release or went back by itself: halt.
+    /// More canaries (stations of the first of several cohorts) than this refused the release or went back
+    /// by themselves: halt. Canaries are few and there to be looked at, so one is enough by default.
+    pub max_failed_canaries: u32,
+    /// More than this share of a later cohort did: halt.
     pub max_failed_share: f64,
-    /// A station that said nothing for this long after its last word is silent, seconds.
+    /// A station that said nothing for this long after its last word is silent, seconds; one that runs the
+    /// release, if nothing else came from it either.
     pub silence_s: u32,
     /// More than this share of a cohort is silent: halt.
     pub max_silent_share: f64,
@@ -91,6 +95,7 @@ impl Default for Rules {
             commit_share: 0.8,
             soak_s: 24 * 3_600,
             trial_s: 3_600,
+            max_failed_canaries: 0,
             max_failed_share: 0.01,
             silence_s: 24 * 3_600,
             max_silent_share: 0.2,

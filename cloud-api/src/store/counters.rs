@@ -1,6 +1,11 @@
 //! Counts that outlive a restart.
 
+use super::jobs::{JobRow, NewJob, enqueue};
 use super::{Store, StoreError, reading, writing};
+
+const RAISE: &str = "INSERT INTO counters (name, value) VALUES ($1, $2) \
+                     ON CONFLICT (name) DO UPDATE SET value = excluded.value \
+                     WHERE counters.value < excluded.value";
 
 impl Store {
     /// Adds to a count.
@@ -27,16 +32,28 @@ impl Store {
     /// [`StoreError`] as for every write.
     pub async fn raise_mark(&self, name: &'static str, to: i64) -> Result<bool, StoreError> {
         writing!(self, |tx| {
-            let raised = sqlx::query(
-                "INSERT INTO counters (name, value) VALUES ($1, $2) \
-                 ON CONFLICT (name) DO UPDATE SET value = excluded.value \
-                 WHERE counters.value < excluded.value",
-            )
-            .bind(name)
-            .bind(to)
-            .execute(&mut *tx)
-            .await?;
+            let raised = sqlx::query(RAISE).bind(name).bind(to).execute(&mut *tx).await?;
             raised.rows_affected() == 1
+        })
+    }
+
+    /// Raises a mark and queues what is due at it, both or neither: `None` if the mark was there or
+    /// beyond already, else the job, if none with its key was unfinished.
+    ///
+    /// # Errors
+    /// [`StoreError`] as for every write.
+    pub async fn enqueue_at_mark(
+        &self,
+        name: &'static str,
+        to: i64,
+        job: NewJob,
+    ) -> Result<Option<Option<JobRow>>, StoreError> {
+        writing!(self, |tx| {
+            let raised = sqlx::query(RAISE).bind(name).bind(to).execute(&mut *tx).await?;
+            match raised.rows_affected() {
+                1 => Some(enqueue!(tx, job)),
+                _ => None,
+            }
         })
     }
 

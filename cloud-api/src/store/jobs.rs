@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::{Backend, Cursor, Store, StoreError, reading, writing};
 
 /// Attempts that a job has before it is given up.
-const MAX_ATTEMPTS: i64 = 5;
+pub(super) const MAX_ATTEMPTS: i64 = 5;
 
 /// A job as the database knows it.
 #[derive(Clone, Debug, PartialEq, Eq, FromRow)]
@@ -67,6 +67,8 @@ pub enum Outcome {
     Failed(String),
     /// Perhaps not for good: another attempt may begin at this time, µs.
     Retry(String, i64),
+    /// By nobody's fault: another attempt may begin at this time, µs, and this one does not count.
+    Interrupted(String, i64),
 }
 
 macro_rules! columns {
@@ -75,6 +77,30 @@ macro_rules! columns {
          max_attempts, lease_owner, progress, result, error"
     };
 }
+
+pub(super) const ENQUEUE: &str = concat!(
+    "INSERT INTO jobs (id, kind, payload, state, unique_key, created_us, run_at_us, attempts, \
+     max_attempts) VALUES ($1, $2, $3, 'queued', $4, $5, $5, 0, $6) ON CONFLICT DO NOTHING RETURNING ",
+    columns!()
+);
+
+/// Queues a job within a transaction; `None` if one with the same key is not finished yet.
+macro_rules! enqueue {
+    ($tx:expr, $job:expr) => {{
+        let job: $crate::store::NewJob = $job;
+        sqlx::query_as::<_, $crate::store::JobRow>($crate::store::jobs::ENQUEUE)
+            .bind(job.id)
+            .bind(job.kind)
+            .bind(job.payload)
+            .bind(job.unique_key)
+            .bind(job.now_us)
+            .bind($crate::store::jobs::MAX_ATTEMPTS)
+            .fetch_optional(&mut *$tx)
+            .await?
+    }};
+}
+
+pub(super) use enqueue;
 
 /// What the databases say differently: with PostgreSQL several workers claim at one time, and none
 /// waits for another's row; SQLite has one writer.
@@ -128,22 +154,7 @@ impl Store {
     /// # Errors
     /// [`StoreError`] as for every write.
     pub async fn enqueue(&self, job: NewJob) -> Result<Option<JobRow>, StoreError> {
-        writing!(self, |tx| {
-            sqlx::query_as(concat!(
-                "INSERT INTO jobs (id, kind, payload, state, unique_key, created_us, run_at_us, \
-                 attempts, max_attempts) VALUES ($1, $2, $3, 'queued', $4, $5, $5, 0, $6) \
-                 ON CONFLICT DO NOTHING RETURNING ",
-                columns!()
-            ))
-            .bind(job.id)
-            .bind(job.kind)
-            .bind(job.payload)
-            .bind(job.unique_key)
-            .bind(job.now_us)
-            .bind(MAX_ATTEMPTS)
-            .fetch_optional(&mut *tx)
-            .await?
-        })
+        writing!(self, |tx| { enqueue!(tx, job) })
     }
 
     /// Claims the job that is due for longest, until `lease_until_us`. A job whose every attempt died
@@ -219,18 +230,22 @@ impl Store {
         now_us: i64,
     ) -> Result<bool, StoreError> {
         let attempt = attempt.clone();
-        let (result, error, retry_us) = match outcome {
-            Outcome::Succeeded(result) => (Some(result), None, None),
-            Outcome::Failed(error) => (None, Some(error), None),
-            Outcome::Retry(error, at_us) => (None, Some(error), Some(at_us)),
+        let (result, error, retry_us, more) = match outcome {
+            Outcome::Succeeded(result) => (Some(result), None, None, 0),
+            Outcome::Failed(error) => (None, Some(error), None, 0),
+            Outcome::Retry(error, at_us) => (None, Some(error), Some(at_us), 0),
+            // Numbers of attempts are never used again, so the limit rises instead.
+            Outcome::Interrupted(error, at_us) => (None, Some(error), Some(at_us), 1_i64),
         };
         writing!(self, |tx| {
             let done = sqlx::query(
                 "UPDATE jobs SET lease_owner = NULL, lease_until_us = NULL, progress = NULL, \
                  state = CASE WHEN $4 IS NOT NULL THEN 'succeeded' \
-                 WHEN $6 IS NOT NULL AND attempts < max_attempts THEN 'queued' ELSE 'failed' END, \
-                 finished_us = CASE WHEN $6 IS NOT NULL AND attempts < max_attempts THEN NULL \
-                 ELSE $7 END, run_at_us = COALESCE($6, run_at_us), result = $4, error = $5 \
+                 WHEN $6 IS NOT NULL AND attempts < max_attempts + $8 THEN 'queued' \
+                 ELSE 'failed' END, \
+                 finished_us = CASE WHEN $6 IS NOT NULL AND attempts < max_attempts + $8 THEN NULL \
+                 ELSE $7 END, run_at_us = COALESCE($6, run_at_us), result = $4, error = $5, \
+                 max_attempts = max_attempts + $8 \
                  WHERE id = $1 AND attempts = $2 AND lease_owner = $3 AND state = 'running'",
             )
             .bind(attempt.id)
@@ -240,6 +255,7 @@ impl Store {
             .bind(error)
             .bind(retry_us)
             .bind(now_us)
+            .bind(more)
             .execute(&mut *tx)
             .await?;
             done.rows_affected() == 1

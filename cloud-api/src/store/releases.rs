@@ -39,6 +39,17 @@ pub struct ReleaseFileRow {
     pub sha256: String,
 }
 
+/// A release by the bundle that was signed.
+#[derive(Clone, Debug, PartialEq, Eq, FromRow)]
+#[allow(missing_docs, reason = "the columns of releases and release_files")]
+pub struct SignedBundle {
+    pub bundle_sha256: String,
+    pub id: Uuid,
+    pub version: String,
+    pub counter: i64,
+    pub signed: String,
+}
+
 /// What became of a release that came in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Kept {
@@ -165,6 +176,28 @@ impl Store {
             .bind(listed_us)
             .bind(id)
             .bind(limit)
+            .fetch_all(pool)
+            .await
+        })?)
+    }
+
+    /// Every release with the hash of its bundle's manifest, the highest counter first; of one bundle, if
+    /// one is named.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    pub async fn signed_bundles(
+        &self,
+        bundle_sha256: Option<&str>,
+    ) -> Result<Vec<SignedBundle>, StoreError> {
+        Ok(reading!(self, |pool| {
+            sqlx::query_as(
+                "SELECT f.sha256 AS bundle_sha256, r.id, r.version, r.counter, r.signed \
+                 FROM releases r JOIN release_files f ON f.release_id = r.id \
+                 AND f.path = 'manifest.json' WHERE COALESCE($1, f.sha256) = f.sha256 \
+                 ORDER BY r.counter DESC, r.id",
+            )
+            .bind(bundle_sha256)
             .fetch_all(pool)
             .await
         })?)

@@ -42,6 +42,7 @@ pub struct RolloutDeviceRow {
     pub step: String,
     pub offered_us: Option<i64>,
     pub heard_us: i64,
+    pub seen_us: i64,
     pub known_us: i64,
     pub committed_us: Option<i64>,
     pub code: Option<String>,
@@ -229,7 +230,7 @@ impl Store {
         Ok(reading!(self, |pool| {
             sqlx::query_as(
                 "SELECT r.device_id, d.name, d.site_id, r.cohort, r.step, r.offered_us, r.heard_us, \
-                 r.known_us, r.committed_us, r.code, r.reason, \
+                 d.last_seen_us AS seen_us, r.known_us, r.committed_us, r.code, r.reason, \
                  u.manifest_sha256 AS said_manifest, u.step AS said_step, u.code AS said_code, \
                  u.reason AS said_reason, u.received_us AS said_us \
                  FROM rollout_devices r JOIN devices d ON d.id = r.device_id \

@@ -108,8 +108,8 @@ macro_rules! list {
 }
 
 impl Store {
-    /// Keeps a sample. A file with the same content is one sample: it takes the new class, and what
-    /// is given back is the row that was there.
+    /// Keeps a sample. A file with the same content is one sample: it takes the new class, and the event
+    /// and station that it turns out to be of; what is given back is the row that was there.
     ///
     /// # Errors
     /// [`StoreError`] as for every write.
@@ -122,7 +122,10 @@ impl Store {
                  $16, $17) ON CONFLICT (sha256) DO UPDATE SET class = excluded.class, \
                  labelled_us = CASE WHEN samples.class = excluded.class THEN samples.labelled_us \
                  ELSE excluded.labelled_us END, \
-                 verifier = COALESCE(excluded.verifier, samples.verifier) RETURNING ",
+                 verifier = COALESCE(excluded.verifier, samples.verifier), \
+                 event_id = COALESCE(samples.event_id, excluded.event_id), \
+                 site_id = COALESCE(samples.site_id, excluded.site_id), \
+                 device_id = COALESCE(samples.device_id, excluded.device_id) RETURNING ",
                 columns!()
             ))
             .bind(sample.id)

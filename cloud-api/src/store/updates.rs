@@ -1,7 +1,12 @@
-//! What stations say of releases: the newest word of each.
+//! What stations say of releases: the newest word of each, and the last steps.
 
 use sqlx::FromRow;
 use uuid::Uuid;
+
+use super::{Store, StoreError, reading};
+
+/// Steps that are kept of a station: some ten updates.
+pub(super) const STEPS_KEPT: i64 = 100;
 
 /// A station's word about a release.
 #[derive(Clone, Debug, PartialEq, Eq, FromRow)]
@@ -75,9 +80,77 @@ macro_rules! note_updates {
             .execute(&mut *$tx)
             .await?;
             fresh |= done.rows_affected() > 0;
+            $crate::store::updates::note_step!($tx, update, $received_us);
         }
         fresh
     }};
+}
+
+/// Keeps a step in the station's history, once, and forgets what is too long ago.
+macro_rules! note_step {
+    ($tx:ident, $update:ident, $received_us:ident) => {
+        let noted = sqlx::query(
+            "INSERT INTO device_update_steps (device_id, manifest_sha256, step, at_us, received_us, \
+             release, counter, code, reason) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) \
+             ON CONFLICT DO NOTHING",
+        )
+        .bind($update.device_id)
+        .bind(&$update.manifest_sha256)
+        .bind(&$update.step)
+        .bind($update.at_us)
+        .bind($received_us)
+        .bind(&$update.release)
+        .bind($update.counter)
+        .bind(&$update.code)
+        .bind(&$update.reason)
+        .execute(&mut *$tx)
+        .await?;
+        if noted.rows_affected() > 0 {
+            sqlx::query(
+                "DELETE FROM device_update_steps WHERE device_id = $1 AND received_us < \
+                 (SELECT received_us FROM device_update_steps WHERE device_id = $1 \
+                 ORDER BY received_us DESC LIMIT 1 OFFSET $2)",
+            )
+            .bind($update.device_id)
+            .bind($crate::store::updates::STEPS_KEPT - 1)
+            .execute(&mut *$tx)
+            .await?;
+        }
+    };
+}
+
+/// A step of an update, as the station said it.
+#[derive(Clone, Debug, PartialEq, Eq, FromRow)]
+#[allow(missing_docs, reason = "the columns of the table device_update_steps")]
+pub struct UpdateStepRow {
+    pub release: String,
+    pub manifest_sha256: String,
+    pub counter: Option<i64>,
+    pub step: String,
+    pub code: Option<String>,
+    pub reason: Option<String>,
+    pub at_us: i64,
+    pub received_us: i64,
+}
+
+impl Store {
+    /// The last steps that a station said, newest first.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    pub async fn update_steps(&self, device: Uuid) -> Result<Vec<UpdateStepRow>, StoreError> {
+        Ok(reading!(self, |pool| {
+            sqlx::query_as(
+                "SELECT release, manifest_sha256, counter, step, code, reason, at_us, received_us \
+                 FROM device_update_steps WHERE device_id = $1 \
+                 ORDER BY received_us DESC, at_us DESC, step DESC LIMIT $2",
+            )
+            .bind(device)
+            .bind(STEPS_KEPT)
+            .fetch_all(pool)
+            .await
+        })?)
+    }
 }
 
 /// How far an update was; the statement above says the same of a row.
@@ -86,4 +159,4 @@ pub(super) fn rank(step: &str) -> i64 {
     order.iter().position(|known| *known == step).unwrap_or(order.len()) as i64
 }
 
-pub(super) use note_updates;
+pub(super) use {note_step, note_updates};

@@ -13,8 +13,10 @@ use super::{JobError, test_set};
 use crate::samples::Samples;
 use crate::store::{SampleRow, Store, hex};
 
-/// Folds of the cross-validation; each needs a group of every class to be judged on.
+/// Fewest folds of the cross-validation; each needs a group of every class to be judged on.
 const FOLDS: usize = 3;
+/// Most of them. So many leave a fold to steer early stopping by, and three to train on.
+pub(super) const STEERED_FOLDS: usize = 5;
 /// Samples read from the database at once.
 const PAGE: i64 = 500;
 
@@ -25,11 +27,15 @@ pub(super) struct Material {
     pub(super) audio: PathBuf,
     pub(super) streams: Vec<String>,
     pub(super) samples: usize,
+    /// As many as the scarcest class has recordings, from [`FOLDS`] to [`STEERED_FOLDS`].
     pub(super) folds: usize,
     /// Classes of the live model that have too few samples to learn.
     pub(super) left_out: Vec<String>,
     /// Samples that were left out because their station has enough of them.
     pub(super) over_share: usize,
+    /// Samples of recordings of the test set that came after it was chosen: neither learned from nor
+    /// judged by.
+    pub(super) set_aside_late: usize,
     /// Over path, class and group of every sample that is trained on.
     pub(super) data_sha256: String,
     /// Samples of the frozen test set.
@@ -76,14 +82,16 @@ pub(super) async fn gather(
     let (mut test, rows): (Vec<_>, Vec<_>) =
         rows.into_iter().partition(|row| frozen.contains_key(&row.group_key));
     // What came to one of those recordings later would make it another test.
+    let all = test.len();
     test.retain(|row| frozen.get(&row.group_key).is_some_and(|at_us| row.created_us <= *at_us));
+    let set_aside_late = all - test.len();
     let shares: Vec<(&str, Option<uuid::Uuid>)> =
         rows.iter().map(|row| (row.class.as_str(), row.device_id)).collect();
     let kept = test_set::capped(&shares, device_share);
     let over_share = kept.iter().filter(|kept| !**kept).count();
     let rows: Vec<SampleRow> =
         rows.into_iter().zip(kept).filter_map(|(row, kept)| kept.then_some(row)).collect();
-    let (labels, left_out) = labels(bundle, &rows)?;
+    let (labels, left_out, scarcest) = labels(bundle, &rows)?;
     judgeable(bundle, &test)?;
     let (manifest_text, audio) = (manifest(&rows, samples), samples.dir());
     let json =
@@ -98,9 +106,10 @@ pub(super) async fn gather(
         audio,
         streams: bundle.manifest.trained_streams(),
         samples: rows.len(),
-        folds: FOLDS,
+        folds: scarcest.clamp(FOLDS, STEERED_FOLDS),
         left_out,
         over_share,
+        set_aside_late,
         data_sha256: hex(&Sha256::digest(manifest_text.as_bytes())),
         test_sha256: snapshot(&test),
         learned_groups: rows.iter().map(|row| row.group_key.clone()).collect(),
@@ -151,8 +160,9 @@ fn rest(bundle: &Bundle) -> String {
 }
 
 /// Classes are those of the live model, in its order, as far as there are recordings of enough
-/// groups; samples of any other class are background. Gives the map of labels as the trainer reads it.
-fn labels(bundle: &Bundle, rows: &[SampleRow]) -> Result<(Value, Vec<String>), JobError> {
+/// groups; samples of any other class are background. Gives the map of labels as the trainer reads it,
+/// the classes that are left out, and how many recordings the scarcest of the others has.
+fn labels(bundle: &Bundle, rows: &[SampleRow]) -> Result<(Value, Vec<String>, usize), JobError> {
     let builtin = LabelMap::builtin().map_err(|error| JobError::Final(error.to_string()))?;
     let known = |name: &str| builtin.named(name).map(|index| &builtin.classes[index]);
     let rest = rest(bundle);
@@ -161,17 +171,19 @@ fn labels(bundle: &Bundle, rows: &[SampleRow]) -> Result<(Value, Vec<String>), J
         chosen.map(|row| row.group_key.as_str()).collect::<BTreeSet<_>>().len()
     };
     let (mut learned, mut left_out, mut classes) = (BTreeSet::new(), Vec::new(), Vec::new());
-    let mut alerting = Vec::new();
+    let (mut alerting, mut scarcest) = (Vec::new(), usize::MAX);
     for (index, name) in bundle.classes.iter().enumerate().filter(|(_, name)| **name != rest) {
         let rule = bundle.detector.rules.iter().find(|rule| rule.class == index);
         let alert = rule.is_some_and(|rule| rule.alert);
         if alert {
             alerting.push(name.as_str());
         }
-        if groups(&|class| class == name) < FOLDS {
+        let recordings = groups(&|class| class == name);
+        if recordings < FOLDS {
             left_out.push(name.clone());
             continue;
         }
+        scarcest = scarcest.min(recordings);
         learned.insert(name.as_str());
         let sparse = known(name).map_or(rule.is_some(), |class| class.sparse);
         classes.push(json!({
@@ -185,7 +197,8 @@ fn labels(bundle: &Bundle, rows: &[SampleRow]) -> Result<(Value, Vec<String>), J
             alerting.join(" or ")
         )));
     }
-    if groups(&|class| !learned.contains(class)) < FOLDS {
+    let others = groups(&|class| !learned.contains(class));
+    if others < FOLDS {
         let learned: Vec<&str> = learned.into_iter().collect();
         return Err(JobError::Final(format!(
             "not enough samples: there must be at least {FOLDS} recordings that hold none of {}, \
@@ -196,7 +209,7 @@ fn labels(bundle: &Bundle, rows: &[SampleRow]) -> Result<(Value, Vec<String>), J
     classes.push(json!({
         "name": rest, "labels": [rest], "rest": true, "sparse": false, "alert": false,
     }));
-    Ok((json!({ "classes": classes }), left_out))
+    Ok((json!({ "classes": classes }), left_out, scarcest.min(others)))
 }
 
 /// CSV: names, sources and licences hold no comma, quote or line break (see `samples::checked_name`).

@@ -9,7 +9,11 @@
 //! 2. its recall is not worse: the 95 % interval of the difference, by bootstrap over recordings, does
 //!    not lie below zero. With fewer than [`ENOUGH_RECORDINGS`] recordings that interval is too wide to
 //!    protect anybody, and no loss at all is taken;
-//! 3. its false alarms are not more, neither on the test set nor on the recent background.
+//! 3. its false alarms are not more, neither on the test set nor on the recent background;
+//! 4. the test set holds recordings enough of alerting classes for nobody to have to look
+//!    ([`Terms::unattended_recordings`]). Else the candidate waits for a person.
+//!
+//! A sound that one of the two cannot be judged on counts against that one.
 
 use std::collections::BTreeMap;
 
@@ -34,10 +38,28 @@ pub struct Trial {
     pub class: String,
     /// Whether it is of the frozen test set; else recent background.
     pub test: bool,
-    /// Classes that the incumbent alerts by, and its highest score.
-    pub incumbent: (Vec<String>, f32),
+    /// What the incumbent says of it; none if it cannot be judged on it.
+    pub incumbent: Option<Said>,
     /// The same of the candidate.
-    pub candidate: (Vec<String>, f32),
+    pub candidate: Option<Said>,
+}
+
+/// Classes that a model alerts by in a sound, and its highest score.
+pub type Said = (Vec<String>, f32);
+
+/// On what terms two models were compared.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Terms {
+    /// Sounds that neither could be judged on.
+    pub unread: usize,
+    /// Over the test set.
+    pub test_sha256: String,
+    /// Decides the draws of the bootstrap.
+    pub seed: u64,
+    /// Recordings of alerting classes that the test set must hold for a candidate to take over by itself.
+    pub unattended_recordings: usize,
+    /// The budget that both models' thresholds were chosen for, false alarms an hour, as far as known.
+    pub alarms_per_hour: Option<f64>,
 }
 
 /// A model that was judged.
@@ -58,6 +80,10 @@ pub struct Contender {
 pub struct Decision {
     /// Whether the candidate takes the incumbent's place.
     pub passed: bool,
+    /// Whether nothing speaks against the candidate but that too few recordings do for it: a person may
+    /// activate it.
+    #[serde(default)]
+    pub waits: bool,
     /// Why, in a sentence.
     pub sentence: String,
     /// SHA-256 over the test set: id, class and recording of every sound.
@@ -72,6 +98,12 @@ pub struct Decision {
     pub recent: usize,
     /// Sounds that could not be read.
     pub unread: usize,
+    /// Sounds that only the candidate could not be judged on: its misses and false alarms.
+    #[serde(default)]
+    pub unjudged: usize,
+    /// The budget that the thresholds of both were chosen for, false alarms an hour of background.
+    #[serde(default)]
+    pub alarms_per_hour: Option<f64>,
     /// What serves.
     pub incumbent: Line,
     /// What would.
@@ -118,23 +150,22 @@ pub struct Flip {
     pub candidate_score: f32,
 }
 
-/// Decides. `seed` decides the draws of the bootstrap.
+/// Decides.
 #[must_use]
 pub fn decide(
     incumbent: &Contender,
     candidate: &Contender,
     trials: &[Trial],
-    unread: usize,
-    test_sha256: String,
-    seed: u64,
+    terms: Terms,
 ) -> Decision {
     let is_positive = |trial: &Trial| trial.test && incumbent.alerting.contains(&trial.class);
-    let right = |trial: &Trial, said: &(Vec<String>, f32)| match is_positive(trial) {
-        true => said.0.contains(&trial.class),
-        false => said.0.is_empty(),
+    let right = |trial: &Trial, said: &Option<Said>| match said {
+        Some((alerts, _)) if is_positive(trial) => alerts.contains(&trial.class),
+        Some((alerts, _)) => alerts.is_empty(),
+        None => false,
     };
     let positives: Vec<&Trial> = trials.iter().filter(|trial| is_positive(trial)).collect();
-    let line = |model: &Contender, said: fn(&Trial) -> &(Vec<String>, f32)| {
+    let line = |model: &Contender, said: fn(&Trial) -> &Option<Said>| {
         let hits = positives.iter().filter(|trial| right(trial, said(trial))).count();
         let alarms = |test: bool| {
             let of_kind = trials.iter().filter(|trial| trial.test == test && !is_positive(trial));
@@ -168,7 +199,7 @@ pub fn decide(
         (!drawn.is_empty()).then(|| sum / drawn.len() as f64)
     };
     let interval = (numbers.len() >= ENOUGH_RECORDINGS)
-        .then(|| bootstrap_by_group(&groups, DRAWS, seed, mean))
+        .then(|| bootstrap_by_group(&groups, DRAWS, terms.seed, mean))
         .flatten()
         .map(|interval| [interval.low, interval.high]);
     let flips: Vec<Flip> = trials
@@ -183,13 +214,16 @@ pub fn decide(
     };
     let mut decision = Decision {
         passed: false,
+        waits: false,
         sentence: String::new(),
-        test_sha256,
+        test_sha256: terms.test_sha256,
         positives: positives.len(),
         positive_recordings: numbers.len(),
         negatives: count(true),
         recent: count(false),
-        unread,
+        unread: terms.unread,
+        unjudged: trials.iter().filter(|trial| trial.candidate.is_none()).count(),
+        alarms_per_hour: terms.alarms_per_hour,
         incumbent: before,
         candidate: after,
         interval,
@@ -197,8 +231,21 @@ pub fn decide(
         flipped: flips.into_iter().take(LISTED).collect(),
     };
     let refusal = refusal(incumbent, candidate, &decision);
-    decision.passed = refusal.is_none();
-    decision.sentence = refusal.unwrap_or_else(|| praise(incumbent, candidate, &decision));
+    decision.waits =
+        refusal.is_none() && decision.positive_recordings < terms.unattended_recordings;
+    decision.passed = refusal.is_none() && !decision.waits;
+    decision.sentence = match refusal {
+        Some(refusal) => refusal,
+        None if decision.waits => format!(
+            "{} stays until a person decides: {}, but {} recordings of shots in the test set are too \
+             few for a model to take over by itself ({}). Activate it if you trust it.",
+            incumbent.version,
+            praise(incumbent, candidate, &decision, "would take over"),
+            decision.positive_recordings,
+            terms.unattended_recordings
+        ),
+        None => format!("{}.", praise(incumbent, candidate, &decision, "takes over")),
+    };
     decision
 }
 
@@ -214,15 +261,19 @@ fn flip(trial: &Trial, positive: bool, is_right: bool) -> Flip {
         class: trial.class.clone(),
         of: if trial.test { "test" } else { "recent" }.into(),
         change: change.into(),
-        incumbent_score: trial.incumbent.1,
-        candidate_score: trial.candidate.1,
+        incumbent_score: trial.incumbent.as_ref().map_or(0.0, |said| said.1),
+        candidate_score: trial.candidate.as_ref().map_or(0.0, |said| said.1),
     }
 }
 
 /// The first reason against the candidate.
 fn refusal(incumbent: &Contender, candidate: &Contender, told: &Decision) -> Option<String> {
     let version = &candidate.version;
-    let kept = |what: String| Some(format!("{} stays: {what}.", incumbent.version));
+    let blind = match told.unjudged {
+        0 => String::new(),
+        count => format!("; {count} sounds that it could not be judged on count against it"),
+    };
+    let kept = |what: String| Some(format!("{} stays: {what}{blind}.", incumbent.version));
     let gone: Vec<&str> = incumbent
         .alerting
         .iter()
@@ -274,7 +325,8 @@ fn refusal(incumbent: &Contender, candidate: &Contender, told: &Decision) -> Opt
     None
 }
 
-fn praise(incumbent: &Contender, candidate: &Contender, told: &Decision) -> String {
+/// What speaks for the candidate, without a full stop.
+fn praise(incumbent: &Contender, candidate: &Contender, told: &Decision, verb: &str) -> String {
     let (before, after) = (&told.incumbent, &told.candidate);
     let forgotten: Vec<&str> = incumbent
         .classes
@@ -286,9 +338,13 @@ fn praise(incumbent: &Contender, candidate: &Contender, told: &Decision) -> Stri
         true => String::new(),
         false => format!("; it no longer knows {}", forgotten.join(", ")),
     };
+    let nothing_recent = match told.recent {
+        0 => "; there was no recent background to compare on",
+        _ => "",
+    };
     format!(
-        "{} takes over: of {} shots of the test set it hears {} ({} before), and of {} other sounds \
-         it takes {} for alerts ({} before){forgotten}.",
+        "{} {verb}: of {} shots of the test set it hears {} ({} before), and of {} other sounds \
+         it takes {} for alerts ({} before){forgotten}{nothing_recent}",
         candidate.version,
         told.positives,
         after.hits,
@@ -301,7 +357,7 @@ fn praise(incumbent: &Contender, candidate: &Contender, told: &Decision) -> Stri
 
 #[cfg(test)]
 mod tests {
-    use super::{Contender, Decision, Trial, decide};
+    use super::{Contender, Decision, ENOUGH_RECORDINGS, Terms, Trial, decide};
 
     fn contender(version: &str) -> Contender {
         Contender {
@@ -315,8 +371,8 @@ mod tests {
     /// `shots` recordings of two sounds each; of so many each model hears both.
     fn trials(shots: usize, heard_before: usize, heard_after: usize) -> Vec<Trial> {
         let said = |yes: bool| match yes {
-            true => (vec!["gun_shot".to_owned()], 0.9),
-            false => (Vec::new(), 0.1),
+            true => Some((vec!["gun_shot".to_owned()], 0.9)),
+            false => Some((Vec::new(), 0.1)),
         };
         let mut trials: Vec<Trial> = (0..2 * shots)
             .map(|n| Trial {
@@ -339,8 +395,13 @@ mod tests {
         trials
     }
 
+    fn terms(unattended_recordings: usize) -> Terms {
+        let test_sha256 = "t".into();
+        Terms { unread: 0, test_sha256, seed: 7, unattended_recordings, alarms_per_hour: Some(3.0) }
+    }
+
     fn judged(trials: &[Trial]) -> Decision {
-        decide(&contender("1"), &contender("2"), trials, 0, "t".into(), 7)
+        decide(&contender("1"), &contender("2"), trials, terms(0))
     }
 
     #[test]
@@ -373,14 +434,76 @@ mod tests {
     }
 
     #[test]
+    fn with_few_recordings_a_person_decides() {
+        let decide = |shots, before, after| {
+            let trials = trials(shots, before, after);
+            decide(&contender("1"), &contender("2"), &trials, terms(ENOUGH_RECORDINGS))
+        };
+        let few = decide(9, 8, 9);
+        assert!(few.waits && !few.passed, "{few:?}");
+        let start = "1 stays until a person decides: 2 would take over: of 18 shots";
+        assert!(few.sentence.starts_with(start), "{}", few.sentence);
+        assert!(few.sentence.contains("9 recordings of shots"), "{}", few.sentence);
+        let enough = decide(10, 9, 10);
+        assert!(enough.passed && !enough.waits, "{enough:?}");
+        // One that is worse waits for nobody.
+        let worse = decide(9, 9, 8);
+        assert!(!worse.passed && !worse.waits, "{worse:?}");
+    }
+
+    #[test]
+    fn without_recent_background_the_sentence_says_so() {
+        let mut trials = trials(12, 11, 11);
+        assert!(!judged(&trials).sentence.contains("recent"));
+        trials.retain(|trial| trial.test);
+        let decision = judged(&trials);
+        assert!(decision.passed && decision.recent == 0);
+        assert!(
+            decision.sentence.ends_with("there was no recent background to compare on."),
+            "{}",
+            decision.sentence
+        );
+    }
+
+    #[test]
+    fn a_sound_that_a_model_cannot_be_judged_on_counts_against_it() {
+        let mut trials = trials(4, 4, 4);
+        for trial in trials.iter_mut().filter(|trial| trial.class == "thunder") {
+            trial.incumbent = Some((Vec::new(), 0.1));
+        }
+        assert!(judged(&trials).passed);
+        // A shot that both hear, and a background sound that neither alerts on.
+        for place in [0, trials.len() - 1] {
+            let mut trials = trials.clone();
+            trials[place].candidate = None;
+            let decision = judged(&trials);
+            assert!(!decision.passed, "{place}: {decision:?}");
+            assert_eq!(
+                (decision.unjudged, decision.flipped.last().unwrap().candidate_score),
+                (1, 0.0)
+            );
+            assert!(
+                decision.sentence.contains("1 sounds that it could not"),
+                "{}",
+                decision.sentence
+            );
+            // And the incumbent's against the incumbent.
+            let heard = if place == 0 { vec!["gun_shot".to_owned()] } else { Vec::new() };
+            trials[place].candidate = Some((heard, 0.5));
+            trials[place].incumbent = None;
+            assert!(judged(&trials).passed && judged(&trials).unjudged == 0);
+        }
+    }
+
+    #[test]
     fn one_more_false_alarm_is_one_too_many_wherever_it_is() {
         for place in [15, 5] {
             let mut trials = trials(12, 11, 12);
             for trial in trials.iter_mut().rev().take(20) {
-                trial.incumbent = (Vec::new(), 0.1);
+                trial.incumbent = Some((Vec::new(), 0.1));
             }
             let at = trials.len() - 20 + place;
-            trials[at].candidate = (vec!["gun_shot".into()], 0.8);
+            trials[at].candidate = Some((vec!["gun_shot".into()], 0.8));
             let decision = judged(&trials);
             assert!(!decision.passed);
             assert!(decision.sentence.contains("1 false alarms"), "{}", decision.sentence);
@@ -392,7 +515,7 @@ mod tests {
     #[test]
     fn a_model_that_lost_an_alerting_class_or_met_no_test_stays_out() {
         let silent = Contender { alerting: Vec::new(), ..contender("2") };
-        let decision = decide(&contender("1"), &silent, &trials(12, 0, 12), 0, "t".into(), 7);
+        let decision = decide(&contender("1"), &silent, &trials(12, 0, 12), terms(0));
         assert!(!decision.passed && decision.sentence.contains("no longer alerts by gun_shot"));
         assert!(!judged(&[]).passed);
         let only_shots: Vec<Trial> = trials(12, 1, 12).into_iter().take(24).collect();

@@ -53,6 +53,9 @@ pub(super) struct Plan {
     pub(super) yamnet: Option<PathBuf>,
     /// Directories of bundles.
     pub(super) models: Vec<PathBuf>,
+    /// For each of them, a threshold in the place of the one that its bundle alerts by.
+    #[serde(default)]
+    pub(super) thresholds: Vec<Option<f32>>,
     /// Sound files.
     pub(super) sounds: Vec<PathBuf>,
 }
@@ -66,7 +69,7 @@ pub(super) struct Judged {
 /// What a model says.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct ModelWords {
-    /// One entry a sound; `None` for one that could not be read.
+    /// One entry a sound; `None` for one that the model cannot be judged on.
     pub(super) sounds: Vec<Option<Words>>,
 }
 
@@ -99,6 +102,7 @@ impl Judge {
         let plan = Plan {
             yamnet: self.yamnet.clone(),
             models: vec![model.to_owned()],
+            thresholds: Vec::new(),
             sounds: Vec::new(),
         };
         let (progress, _) = watch::channel(Progress::begun());
@@ -127,7 +131,7 @@ impl Judge {
         durable::write_file(&input, &json).map_err(passing)?;
         let mut command = Command::new(std::env::current_exe().map_err(passing)?);
         command.arg("judge").arg(&input).arg("--out").arg(&out);
-        let (status, last) = process::run(command, progress).await.map_err(passing)?;
+        let (status, last) = process::run(command, progress, |_| {}).await.map_err(passing)?;
         match (status.success(), status.code()) {
             (true, _) => {}
             // It says what is wrong with a model: another attempt would say the same.
@@ -174,13 +178,13 @@ pub fn run_judge(arguments: &JudgeArguments) -> Result<ExitCode> {
     let mut words: Vec<ModelWords> =
         models.iter().map(|_| ModelWords { sounds: Vec::new() }).collect();
     for (number, sound) in plan.sounds.iter().enumerate() {
-        let heard: Result<Vec<Words>> = models.iter().map(|model| listen(model, sound)).collect();
-        if let Err(error) = &heard {
-            log_line(&format!("{}: {}", sound.display(), one_line(&**error)));
-        }
-        let heard = heard.ok();
-        for (place, words) in words.iter_mut().enumerate() {
-            words.sounds.push(heard.as_ref().map(|heard| heard[place].clone()));
+        for (place, (model, words)) in models.iter().zip(&mut words).enumerate() {
+            let threshold = plan.thresholds.get(place).copied().flatten();
+            let heard = listen(model, threshold, sound);
+            if let Err(error) = &heard {
+                log_line(&format!("{}: {}", sound.display(), one_line(&**error)));
+            }
+            words.sounds.push(heard.ok());
         }
         let done = number + 1;
         if done % 10 == 0 || done == plan.sounds.len() {
@@ -200,10 +204,14 @@ fn log_line(line: &str) {
 }
 
 /// What a model says to a sound, as a station's detector would hear it from beginning to end.
-fn listen(model: &Classifier, sound: &Path) -> Result<Words> {
+fn listen(model: &Classifier, threshold: Option<f32>, sound: &Path) -> Result<Words> {
     let limits = DecodeLimits { max_bytes: MAX_FILE_BYTES as u64, max_seconds: MAX_SECONDS };
     let bundle = model.bundle();
-    let heard = Heard::of_file(model, &bundle.detector, sound, &limits, true)?;
+    let mut detector = bundle.detector.clone();
+    for rule in detector.rules.iter_mut().filter(|rule| rule.alert) {
+        rule.threshold = threshold.unwrap_or(rule.threshold);
+    }
+    let heard = Heard::of_file(model, &detector, sound, &limits, true)?;
     let mut words = Words { alerts: Vec::new(), score: 0.0 };
     for event in heard.events().iter().filter(|event| event.alert) {
         let class = &bundle.classes[event.class];

@@ -6,12 +6,15 @@
 //! with what serves ([`gate`]); its version, whether it serves, and the job's end are one transaction
 //! that only the attempt whose lease holds can make.
 
+mod cut;
 mod data;
 pub mod gate;
 mod judge;
 mod process;
 pub mod progress;
 mod report;
+mod shape;
+pub mod sweep;
 mod test_set;
 pub mod triggers;
 
@@ -20,7 +23,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use ecosight_models::BundleFiles;
+use ecosight_models::{BundleFiles, durable};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, sleep_until};
@@ -39,9 +42,11 @@ use crate::store::{
     Attempt, EventFilter, JobRow, NewActivation, NewJob, Outcome, Store, StoreError, VersionRow,
     hex,
 };
-use gate::{Contender, Decision, Trial};
+use cut::Passage;
+use gate::{Contender, Decision, Terms, Trial};
 use judge::{ModelWords, Plan, Words};
 use progress::{Progress, Stage};
+use shape::Shape;
 
 pub(crate) use judge::GOLDEN_TOLERANCE;
 pub use judge::{Judge, JudgeArguments, JudgeError, run_judge};
@@ -99,17 +104,21 @@ pub async fn ask_for_training(
     chance: &Chance,
     request: &RetrainRequest,
 ) -> Result<(bool, Option<JobRow>), StoreError> {
-    let payload = serde_json::to_string(request).unwrap_or_default();
-    let job = NewJob {
-        id: chance.id(clock),
-        kind: RETRAIN,
-        payload,
-        unique_key: Some(RETRAIN.into()),
-        now_us: clock.now_us(),
-    };
+    let job = new_job(clock, chance, request);
     match store.enqueue(job).await? {
         Some(job) => Ok((true, Some(job))),
         None => Ok((false, store.unfinished_job(RETRAIN).await?)),
+    }
+}
+
+/// The job of a training.
+fn new_job(clock: &Clock, chance: &Chance, request: &RetrainRequest) -> NewJob {
+    NewJob {
+        id: chance.id(clock),
+        kind: RETRAIN,
+        payload: serde_json::to_string(request).unwrap_or_default(),
+        unique_key: Some(RETRAIN.into()),
+        now_us: clock.now_us(),
     }
 }
 
@@ -180,6 +189,7 @@ impl From<StoreError> for JobError {
 /// Works until `stop`.
 pub async fn run(worker: Worker, stop: CancellationToken) {
     let owner = hex(&worker.chance.bytes::<8>());
+    worker.tidy().await;
     loop {
         let now_us = worker.clock.now_us();
         let wait = match worker
@@ -191,6 +201,7 @@ pub async fn run(worker: Worker, stop: CancellationToken) {
                 if worker.attend(job, attempt, &stop).await {
                     return;
                 }
+                worker.tidy().await;
                 continue;
             }
             Ok(None) => LOOK_AGAIN,
@@ -208,6 +219,12 @@ pub async fn run(worker: Worker, stop: CancellationToken) {
 }
 
 impl Worker {
+    async fn tidy(&self) {
+        if let Err(error) = sweep::sweep(&self.store, &self.dir).await {
+            warn!(%error, "what trainings left on the disk stays for now");
+        }
+    }
+
     /// Does a job and notes how it ended; true if the server ends.
     async fn attend(&self, job: JobRow, attempt: Attempt, stop: &CancellationToken) -> bool {
         info!(job = %job.id, kind = job.kind, attempt = attempt.number, "job begun");
@@ -233,8 +250,9 @@ impl Worker {
                 warn!(job = %job.id, "another worker has taken the job");
                 return false;
             }
-            // An ended attempt that did nothing wrong: the job may begin again at once.
-            Err(JobError::Stopped) => Outcome::Retry("the server was stopped".into(), now_us),
+            // An ended attempt that did nothing wrong: the job may begin again at once, and has as many
+            // attempts as before.
+            Err(JobError::Stopped) => Outcome::Interrupted("the server was stopped".into(), now_us),
         };
         let word = match &outcome {
             Outcome::Succeeded(_) => "succeeded",
@@ -242,7 +260,7 @@ impl Worker {
                 warn!(job = %job.id, reason, "job failed");
                 "failed"
             }
-            Outcome::Retry(reason, _) => {
+            Outcome::Retry(reason, _) | Outcome::Interrupted(reason, _) => {
                 warn!(job = %job.id, reason, "job put off");
                 "retried"
             }
@@ -268,6 +286,7 @@ impl Worker {
         }
         let request: RetrainRequest = serde_json::from_str(&job.payload)
             .map_err(|error| JobError::Final(format!("the job's payload: {error}")))?;
+        let mut passage = Passage::begin(&self.dir);
         let (parent, incumbent) = self.incumbent().await?;
         let bundle = &incumbent.bundle;
         if bundle.manifest.backbone.is_none() {
@@ -281,7 +300,16 @@ impl Worker {
         let (share, now_us) = (self.learning.device_share(), self.clock.now_us());
         let material =
             data::gather(&self.store, &self.samples, bundle, &dir, share, now_us).await?;
+        passage.reaches(Stage::Features);
         progress.send_replace(Progress::counted(Stage::Features, 0, material.samples));
+        let budget = self.learning.budget();
+        let shape = shape::like(&incumbent, &material.streams, material.folds, budget)
+            .map_err(JobError::Final)?;
+        let recipe = dir.join("recipe.json");
+        let json = serde_json::to_vec_pretty(&shape.recipe)
+            .map_err(|error| JobError::Final(error.to_string()))?;
+        durable::write_file(&recipe, &json)
+            .map_err(|error| JobError::Passing(format!("{}: {error}", recipe.display())))?;
         let candidate = dir.join("bundle");
         let version = format!("0.0.{}", job.created_us / 1_000_000);
         // The time that it was asked for at, not now: the same job gives the same bytes.
@@ -289,6 +317,8 @@ impl Worker {
         let trainer = TrainerArguments {
             manifest: &material.manifest,
             labels: &material.labels,
+            recipe: &recipe,
+            alarms_per_hour: shape.alarms_per_hour,
             audio: &material.audio,
             streams: &material.streams,
             folds: material.folds,
@@ -300,15 +330,24 @@ impl Worker {
             seed: request.seed,
             created: &created,
         };
-        process::train(&trainer, progress).await?;
+        process::train(&trainer, progress, &mut passage).await?;
+        passage.reaches(Stage::Gate);
         let files = BundleFiles::open(&candidate)
             .map_err(|error| JobError::Passing(format!("the candidate: {error}")))?;
+        let pair = [&incumbent, &files];
         let decision =
-            self.compare(&parent, &incumbent, &files, &material, &dir, &request, progress).await?;
+            self.compare(&parent, pair, &material, &shape, &dir, request.seed, progress).await?;
+        passage.ends();
         info!(job = %job.id, passed = decision.passed, "{}", decision.sentence);
-        self.conclude(job, attempt, &request, &material, &parent, &files, decision).await?;
-        // What is worth keeping of it lies in the registry; the manifest stays for who wants to know.
-        let _ = std::fs::remove_dir_all(&candidate);
+        let place = self.registry.write(&files)?;
+        passage.written();
+        let report = Report {
+            bundle: place.display().to_string(),
+            gate: Some(decision),
+            ..report::of(&files, &request, &material)
+        };
+        self.conclude(job, attempt, &material, &parent, &files, report).await?;
+        passage.concluded();
         Ok(())
     }
 
@@ -329,11 +368,11 @@ impl Worker {
     async fn compare(
         &self,
         parent: &VersionRow,
-        incumbent: &BundleFiles,
-        candidate: &BundleFiles,
+        [incumbent, candidate]: [&BundleFiles; 2],
         material: &data::Material,
+        shape: &Shape,
         dir: &Path,
-        request: &RetrainRequest,
+        seed: u64,
         progress: &watch::Sender<Progress>,
     ) -> Result<Decision, JobError> {
         let mut trials: Vec<(Trial, PathBuf)> = material
@@ -348,6 +387,7 @@ impl Worker {
         let plan = Plan {
             yamnet: self.yamnet.clone(),
             models: vec![self.registry.path(parent), dir.join("bundle")],
+            thresholds: vec![shape.threshold, None],
             sounds: trials.iter().map(|(_, path)| path.clone()).collect(),
         };
         progress.send_replace(Progress::counted(Stage::Gate, 0, trials.len()));
@@ -365,17 +405,19 @@ impl Worker {
                     let Words { alerts, score } = model.sounds.get(place)?.clone()?;
                     Some((alerts, score))
                 };
-                Some(Trial { incumbent: said(before)?, candidate: said(after)?, ..trial })
+                let (incumbent, candidate) = (said(before), said(after));
+                let judged = incumbent.is_some() || candidate.is_some();
+                judged.then_some(Trial { incumbent, candidate, ..trial })
             })
             .collect();
-        Ok(gate::decide(
-            &contender(incumbent),
-            &contender(candidate),
-            &tried,
-            all - tried.len(),
-            material.test_sha256.clone(),
-            request.seed,
-        ))
+        let terms = Terms {
+            unread: all - tried.len(),
+            test_sha256: material.test_sha256.clone(),
+            seed,
+            unattended_recordings: self.learning.unattended_recordings as usize,
+            alarms_per_hour: shape.same_budget.then_some(shape.alarms_per_hour),
+        };
+        Ok(gate::decide(&contender(incumbent), &contender(candidate), &tried, terms))
     }
 
     /// What the sites sounded like lately where nobody heard a shot: recordings of events that alert
@@ -425,31 +467,30 @@ impl Worker {
     }
 
     /// Notes the version, whether it serves, and the job's end: all of it, or nothing.
-    #[allow(clippy::too_many_arguments, reason = "what a version is made of")]
     async fn conclude(
         &self,
         job: &JobRow,
         attempt: &Attempt,
-        request: &RetrainRequest,
         material: &data::Material,
         parent: &VersionRow,
         files: &BundleFiles,
-        decision: Decision,
+        report: Report,
     ) -> Result<(), JobError> {
-        let place = self.registry.write(files)?;
+        let decision = report.gate.as_ref();
         let lineage = Lineage {
             origin: "trained",
             parent_sha256: Some(parent.sha256.clone()),
             job: Some(job.id),
             data_sha256: Some(material.data_sha256.clone()),
             samples: Some(material.samples as i64),
-            seed: i64::try_from(request.seed).ok(),
-            gate: serde_json::to_string(&decision).ok(),
+            seed: i64::try_from(report.seed).ok(),
+            gate: decision.and_then(|decision| serde_json::to_string(decision).ok()),
             by: format!("job:{}", job.id),
         };
         let row = self.registry.row(files, lineage);
         let now_us = self.clock.now_us();
-        let activation = decision.passed.then(|| NewActivation {
+        let passed = decision.filter(|decision| decision.passed);
+        let activation = passed.map(|decision| NewActivation {
             version: row.id,
             instead_of: Some(parent.id),
             cause: "gate",
@@ -457,12 +498,7 @@ impl Worker {
             by: format!("job:{}", job.id),
             now_us,
         });
-        let report = Report {
-            bundle: place.display().to_string(),
-            version_id: Some(row.id),
-            gate: Some(decision),
-            ..report::of(files, request, material)
-        };
+        let report = Report { version_id: Some(row.id), ..report };
         let result =
             serde_json::to_string(&report).map_err(|error| JobError::Final(error.to_string()))?;
         let ended = self.store.conclude_training(attempt, row, activation, result, now_us).await?;
@@ -519,15 +555,8 @@ impl Worker {
 }
 
 fn untried(id: String, group: &str, class: &str, test: bool) -> Trial {
-    let nothing = (Vec::new(), 0.0);
-    Trial {
-        id,
-        group: group.to_owned(),
-        class: class.to_owned(),
-        test,
-        incumbent: nothing.clone(),
-        candidate: nothing,
-    }
+    let (group, class) = (group.to_owned(), class.to_owned());
+    Trial { id, group, class, test, incumbent: None, candidate: None }
 }
 
 fn contender(files: &BundleFiles) -> Contender {

@@ -13,7 +13,8 @@ use tokio::sync::watch;
 use tracing::{debug, warn};
 
 use super::JobError;
-use super::progress::Progress;
+use super::cut::Passage;
+use super::progress::{Progress, Stage};
 
 /// Address space of the trainer, bytes: some thousands of samples with all their copies.
 const MEMORY_LIMIT: u64 = 8 << 30;
@@ -30,6 +31,8 @@ const NETWORKS: &str = "1";
 pub struct TrainerArguments<'a> {
     pub manifest: &'a Path,
     pub labels: &'a Path,
+    pub recipe: &'a Path,
+    pub alarms_per_hour: f64,
     pub audio: &'a Path,
     pub streams: &'a [String],
     pub folds: usize,
@@ -46,6 +49,7 @@ pub struct TrainerArguments<'a> {
 pub(super) async fn train(
     arguments: &TrainerArguments<'_>,
     progress: &watch::Sender<Progress>,
+    passage: &mut Passage<'_>,
 ) -> Result<(), JobError> {
     let passing = |error: io::Error| JobError::Passing(format!("the trainer: {error}"));
     let mut command = Command::new(std::env::current_exe().map_err(passing)?);
@@ -55,6 +59,9 @@ pub(super) async fn train(
         .arg(arguments.manifest)
         .arg("--labels")
         .arg(arguments.labels)
+        .arg("--recipe")
+        .arg(arguments.recipe)
+        .args(["--alarms-per-hour", &arguments.alarms_per_hour.to_string()])
         .arg("--audio")
         .arg(arguments.audio)
         .arg("--streams")
@@ -70,7 +77,8 @@ pub(super) async fn train(
     if let Some(yamnet) = arguments.yamnet {
         command.arg("--yamnet").arg(yamnet);
     }
-    let (status, last) = run(command, progress).await.map_err(passing)?;
+    let ended = run(command, progress, |stage| passage.reaches(stage)).await;
+    let (status, last) = ended.map_err(passing)?;
     match (status.success(), status.code()) {
         (true, _) => Ok(()),
         // The trainer says what is wrong with the data: another attempt would say the same.
@@ -80,10 +88,12 @@ pub(super) async fn train(
 }
 
 /// Runs a process to its end, hands on what it tells of its progress, and gives how it ended with the
-/// last line of anything else that it said. Dropping the future kills it.
+/// last line of anything else that it said. `at` hears which stage it is at. Dropping the future kills
+/// it.
 pub(super) async fn run(
     mut command: Command,
     progress: &watch::Sender<Progress>,
+    mut at: impl FnMut(Stage),
 ) -> io::Result<(ExitStatus, String)> {
     let mut process = command
         // The server needs its cores.
@@ -100,6 +110,7 @@ pub(super) async fn run(
             debug!(line, "told");
             match Progress::told(&line) {
                 Some(told) => {
+                    at(told.stage);
                     progress.send_replace(told);
                 }
                 None => last = line,

@@ -5,7 +5,9 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 /// What a training does at the moment.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum Stage {
     /// Chooses samples.
@@ -19,6 +21,34 @@ pub enum Stage {
     Head,
     /// Plays the test set to candidate and incumbent.
     Gate,
+}
+
+impl Stage {
+    /// All of them, in order.
+    pub const ALL: [Self; 5] = [Self::Gather, Self::Features, Self::Folds, Self::Head, Self::Gate];
+
+    /// The word for it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Gather => "gather",
+            Self::Features => "features",
+            Self::Folds => "folds",
+            Self::Head => "head",
+            Self::Gate => "gate",
+        }
+    }
+
+    /// What follows it; the last follows itself.
+    #[must_use]
+    pub const fn next(self) -> Self {
+        match self {
+            Self::Gather => Self::Features,
+            Self::Features => Self::Folds,
+            Self::Folds => Self::Head,
+            Self::Head | Self::Gate => Self::Gate,
+        }
+    }
 }
 
 /// How far it is.
@@ -84,7 +114,10 @@ impl Progress {
                     (Some(epoch), Some(loss)) => format!(", epoch {epoch}, loss {loss:.3}"),
                     _ => String::new(),
                 };
-                format!("training {what}: {done} of {all}{epoch}{left}")
+                let unmet =
+                    self.val_loss.map(|loss| format!(" ({loss:.3} on what it has not met)"));
+                let unmet = unmet.unwrap_or_default();
+                format!("training {what}: {done} of {all}{epoch}{unmet}{left}")
             }
             Stage::Gate => format!("comparing with the model that serves: {done} of {all}"),
         }
@@ -96,11 +129,24 @@ mod tests {
     use super::{Progress, Stage};
 
     #[test]
+    fn stages_follow_each_other_and_have_the_words_of_the_wire() {
+        for (stage, next) in Stage::ALL.iter().zip(&Stage::ALL[1..]) {
+            assert_eq!((stage.next(), stage < next), (*next, true));
+        }
+        for stage in Stage::ALL {
+            assert_eq!(serde_json::to_value(stage).unwrap(), stage.name());
+        }
+    }
+
+    #[test]
     fn a_line_says_what_was_meant_and_other_lines_say_nothing() {
         let told =
             Progress { epoch: Some(3), loss: Some(0.5), ..Progress::counted(Stage::Folds, 1, 3) };
         assert_eq!(Progress::told(&told.line()), Some(told.clone()));
         assert_eq!(told.text(), "training networks to judge it by: 1 of 3, epoch 3, loss 0.500");
+        let told = Progress { val_loss: Some(0.75), ..told };
+        let text = told.text();
+        assert!(text.ends_with("loss 0.500 (0.750 on what it has not met)"), "{text}");
         for other in ["11 clips, 22 sounds", "{not json", "{\"stage\":\"dance\"}"] {
             assert_eq!(Progress::told(other), None, "{other}");
         }

@@ -24,6 +24,10 @@ pub struct Report {
     /// Samples left out because their station has its share of the class.
     #[serde(default)]
     pub over_share: usize,
+    /// Samples of recordings of the test set that came after it was chosen: neither learned from nor
+    /// judged by.
+    #[serde(default)]
+    pub set_aside_late: usize,
     /// What decided the training.
     #[serde(default)]
     pub seed: u64,
@@ -60,6 +64,7 @@ pub(super) fn of(files: &BundleFiles, request: &RetrainRequest, material: &Mater
         classes: files.bundle.classes.clone(),
         left_out: material.left_out.clone(),
         over_share: material.over_share,
+        set_aside_late: material.set_aside_late,
         seed: request.seed,
         data_sha256: material.data_sha256.clone(),
         accuracy: judgement["accuracy"].as_f64(),

@@ -15,7 +15,7 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::{DEFAULT_SEED, RETRAIN, RetrainRequest, ask_for_training};
+use super::{DEFAULT_SEED, RETRAIN, RetrainRequest, new_job};
 use crate::chance::Chance;
 use crate::clips::Clips;
 use crate::clock::Clock;
@@ -89,8 +89,11 @@ pub async fn run(triggers: Triggers, stop: CancellationToken) {
         if let Err(error) = triggers.follow_verdicts().await {
             warn!(%error, "samples do not follow their verdicts yet");
         }
-        match triggers.due(schedule.as_ref()).await {
-            Ok(Some(request)) => triggers.start(&request).await,
+        match triggers.look(schedule.as_ref()).await {
+            Ok(Some(request)) => {
+                info!(reason = request.trigger_reason, "a training begins");
+                triggers.news.notify_one();
+            }
             Ok(None) => {}
             Err(error) => warn!(%error, "cannot see whether a training is due"),
         }
@@ -98,11 +101,12 @@ pub async fn run(triggers: Triggers, stop: CancellationToken) {
 }
 
 impl Triggers {
-    /// The training that is due now, if one is.
+    /// Queues the training that is due now, if one is and none is under way. What the schedule asks for
+    /// is asked for once, whoever is killed: that it was, and the job, are one transaction.
     ///
     /// # Errors
     /// [`StoreError`] as for every write.
-    pub async fn due(
+    pub async fn look(
         &self,
         schedule: Option<&Schedule>,
     ) -> Result<Option<RetrainRequest>, StoreError> {
@@ -112,10 +116,14 @@ impl Triggers {
             trigger: trigger.into(),
             seed: DEFAULT_SEED,
         };
-        if let Some(due_us) = schedule.and_then(|s| s.last_due_us(self.clock.now_us()))
-            && self.store.raise_mark(MARK, due_us).await?
-        {
-            return Ok(Some(request("schedule", "it was due by the schedule".into())));
+        if let Some(due_us) = schedule.and_then(|s| s.last_due_us(self.clock.now_us())) {
+            let request = request("schedule", "it was due by the schedule".into());
+            let job = new_job(&self.clock, &self.chance, &request);
+            match self.store.enqueue_at_mark(MARK, due_us, job).await? {
+                Some(Some(_)) => return Ok(Some(request)),
+                Some(None) => info!("a training was due by the schedule while one is under way"),
+                None => {}
+            }
         }
         let threshold = i64::from(self.learning.min_new_samples);
         if threshold == 0 {
@@ -126,18 +134,12 @@ impl Triggers {
         let since_us = last.first().map_or(0, |job| job.created_us);
         let new = self.store.samples_since(since_us).await?;
         let due = new >= threshold && last.first().is_none_or(|job| job.finished_us.is_some());
-        Ok(due.then(|| request("threshold", format!("{new} samples are new"))))
-    }
-
-    async fn start(&self, request: &RetrainRequest) {
-        match ask_for_training(&self.store, &self.clock, &self.chance, request).await {
-            Ok((true, _)) => {
-                info!(reason = request.trigger_reason, "a training begins");
-                self.news.notify_one();
-            }
-            Ok((false, _)) => info!("a training is under way already"),
-            Err(error) => warn!(%error, "a training that is due cannot be queued"),
+        if !due {
+            return Ok(None);
         }
+        let request = request("threshold", format!("{new} samples are new"));
+        let job = new_job(&self.clock, &self.chance, &request);
+        Ok(self.store.enqueue(job).await?.map(|_| request))
     }
 
     /// Brings up the samples whose verdict changed while nobody could.

@@ -101,6 +101,24 @@ async fn every_job_ends(database: &Database) {
     assert!(store.jobs(Some("other"), None, 10).await.unwrap().is_empty());
 }
 
+async fn an_interrupted_attempt_does_not_count(database: &Database) {
+    let store = &database.store;
+    store.enqueue(job(1, None)).await.unwrap();
+    for now_us in 10..20 {
+        let attempt = claim(database, "w", now_us).await.unwrap();
+        assert_eq!(attempt.number, now_us - 9, "no number twice");
+        let stopped = Outcome::Interrupted("stopped".into(), now_us);
+        assert!(store.end_attempt(&attempt, stopped, now_us).await.unwrap());
+        assert_eq!(state(database, 1).await, "queued");
+    }
+    // And then as many as any job has.
+    for n in 0..5 {
+        let attempt = claim(database, "w", 100).await.unwrap();
+        assert!(store.end_attempt(&attempt, Outcome::Retry("x".into(), 100), 100).await.unwrap());
+        assert_eq!(state(database, 1).await, if n < 4 { "queued" } else { "failed" });
+    }
+}
+
 async fn counts_add_up(database: &Database) {
     let store = &database.store;
     assert_eq!(store.counter("predictions").await.unwrap(), 0);
@@ -119,5 +137,6 @@ on_both_databases!(
     one_unfinished_job_has_a_key,
     whose_lease_ran_out_has_no_say,
     every_job_ends,
+    an_interrupted_attempt_does_not_count,
     counts_add_up,
 );

@@ -26,6 +26,7 @@ on_both_databases!(
     a_training_ends_whole_or_not_at_all,
     a_mark_is_raised_by_one,
     a_missed_shot_is_kept_with_what_was_asked,
+    an_upload_that_turns_out_to_be_an_events_recording_is_that_events,
 );
 
 fn given(n: u8, event: Uuid, verdict: Option<Verdict>, cause: Option<Cause>) -> GivenVerdict {
@@ -561,6 +562,26 @@ fn sample(n: u8, labelled_us: i64) -> SampleRow {
     }
 }
 
+async fn an_upload_that_turns_out_to_be_an_events_recording_is_that_events(database: &Database) {
+    let store = &database.store;
+    let uploaded = sample(1, 5);
+    store.keep_sample(uploaded.clone()).await.unwrap();
+    let (event, station) = (Uuid::from_bytes([7; 16]), device(1).0);
+    let same = SampleRow {
+        id: Uuid::from_bytes([8; 16]),
+        event_id: Some(event),
+        site_id: Some(SITE.into()),
+        device_id: Some(station),
+        ..uploaded.clone()
+    };
+    let kept = store.keep_sample(same.clone()).await.unwrap();
+    assert_eq!(kept, SampleRow { id: uploaded.id, ..same }, "one sound, one sample");
+    // So that its station's share holds, and the verdict can take it back.
+    assert_eq!(store.sample_of_event(event).await.unwrap(), Some(kept));
+    let again = store.keep_sample(uploaded.clone()).await.unwrap();
+    assert_eq!((again.event_id, again.device_id), (Some(event), Some(station)), "and stays so");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn enough_new_samples_or_the_schedule_start_a_training() {
     use ecosight_cloud::chance::Chance;
@@ -596,36 +617,48 @@ async fn enough_new_samples_or_the_schedule_start_a_training() {
     };
     let schedule = Schedule::parse("0 3 * * *").unwrap();
     let due = async |schedule: Option<&Schedule>| {
-        triggers.due(schedule).await.unwrap().map(|request| request.trigger)
+        triggers.look(schedule).await.unwrap().map(|request| request.trigger)
     };
     store.raise_mark("learning.schedule_us", start).await.unwrap();
     assert_eq!(due(Some(&schedule)).await, None, "nothing is new, and it is two o'clock");
-    time.store(start + 3_600_000_000, Ordering::Relaxed);
+    let three = start + 3_600_000_000;
+    time.store(three, Ordering::Relaxed);
+    let fails = async |now_us: i64| {
+        let claimed = store.claim_job("w", now_us, now_us + 60).await.unwrap();
+        let (job, attempt) = claimed.expect("a job is queued");
+        let failed = ecosight_cloud::store::Outcome::Failed("too few".into());
+        assert!(store.end_attempt(&attempt, failed, now_us).await.unwrap());
+        job.payload
+    };
     assert_eq!(due(Some(&schedule)).await.as_deref(), Some("schedule"));
     assert_eq!(due(Some(&schedule)).await, None, "once");
+    let payload = fails(three + 1).await;
+    assert!(payload.contains("\"schedule\""), "queued together with the mark: {payload}");
+    assert_eq!(due(Some(&schedule)).await, None, "once");
     for n in 1..=2 {
-        store.keep_sample(sample(n, start + i64::from(n))).await.unwrap();
+        store.keep_sample(sample(n, three + i64::from(n))).await.unwrap();
     }
     assert_eq!(due(None).await, None);
-    store.keep_sample(sample(3, start + 3)).await.unwrap();
+    store.keep_sample(sample(3, three + 3)).await.unwrap();
+    time.store(three + 10, Ordering::Relaxed);
     assert_eq!(due(None).await.as_deref(), Some("threshold"));
-    let job = NewJob {
-        id: Uuid::from_bytes([1; 16]),
-        kind: "retrain",
-        payload: "{}".into(),
-        unique_key: Some("retrain".into()),
-        now_us: start + 10,
-    };
-    store.enqueue(job).await.unwrap();
     assert_eq!(due(None).await, None, "they are being learned from");
     for n in 4..=7 {
-        store.keep_sample(sample(n, start + 20)).await.unwrap();
+        store.keep_sample(sample(n, three + 20)).await.unwrap();
     }
     assert_eq!(due(None).await, None, "one training at a time");
-    let (_, attempt) = store.claim_job("w", start + 30, start + 90).await.unwrap().unwrap();
-    let failed = ecosight_cloud::store::Outcome::Failed("too few".into());
-    store.end_attempt(&attempt, failed, start + 40).await.unwrap();
+    fails(three + 40).await;
     assert_eq!(due(None).await.as_deref(), Some("threshold"));
+    fails(three + 50).await;
+    // The schedule's next time comes while one is under way: it is not asked for a second time.
+    time.store(three + 24 * 3_600_000_000, Ordering::Relaxed);
+    for n in 8..=10 {
+        store.keep_sample(sample(n, three + 60)).await.unwrap();
+    }
+    assert_eq!(due(None).await.as_deref(), Some("threshold"));
+    assert_eq!(due(Some(&schedule)).await, None);
+    fails(three + 24 * 3_600_000_000 + 1).await;
+    assert_eq!(due(Some(&schedule)).await, None, "once");
 }
 
 /// A ZIP file with entries that are deflated, as most programs write them.

@@ -9,6 +9,7 @@ mod fleet;
 mod http;
 mod ingest;
 mod jobs;
+mod kills;
 mod learning;
 mod live;
 mod models;

@@ -114,6 +114,17 @@ impl Server {
         self.program.take().unwrap().kill_9().unwrap();
     }
 
+    /// Waits until it has ended by itself.
+    pub(crate) async fn wait_ended(&mut self, limit: Duration) {
+        let deadline = Instant::now() + limit;
+        let program = self.program.as_mut().unwrap();
+        while program.ended().unwrap().is_none() {
+            assert!(Instant::now() < deadline, "it goes on:\n{}", program.log_tail());
+            tokio::time::sleep(Duration::from_millis(30)).await;
+        }
+        self.program = None;
+    }
+
     /// Sends SIGTERM; gives the exit code.
     pub(crate) fn terminate(&mut self, limit: Duration) -> Option<i32> {
         self.program.take().unwrap().terminate(limit).unwrap().code()

@@ -6,8 +6,10 @@ use std::sync::{Arc, Mutex};
 
 use ecosight_cloud::clock::Clock;
 use ecosight_cloud::rollout::{Carrier, Cohort, Input, Plan, RolloutError, Rollouts, Rules, State};
-use ecosight_cloud::store::{Batch, Deed, Kept, ReleaseRow, RolloutRow, Store, UpdateReport};
-use ecosight_shared::DeviceId;
+use ecosight_cloud::store::{
+    Batch, Content, Deed, Kept, ReleaseRow, RolloutRow, Store, StoredRecord, UpdateReport,
+};
+use ecosight_shared::{DeviceId, EventId};
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::sync::Notify;
@@ -104,6 +106,24 @@ async fn known(store: &Store, devices: &[Uuid]) {
     store.commit(batch).await.unwrap();
 }
 
+/// Of each station's steps the last hundred are kept.
+async fn the_history_of_a_station_is_bounded(database: &Database) {
+    let (store, release) = (&database.store, release(1, 1));
+    let [one, other] = [1, 2].map(|n| Uuid::from_bytes([n; 16]));
+    let words = |device, count: i64| -> Vec<UpdateReport> {
+        let at = |n| START_US + n * SECOND_US;
+        (0..count).map(|n| report(device, &release, "trial", at(n))).collect()
+    };
+    for (n, word) in (0..).zip(words(one, 130)) {
+        say(store, vec![word], START_US + n * SECOND_US).await;
+    }
+    say(store, words(other, 1), START_US).await;
+    let steps = store.update_steps(one).await.unwrap();
+    assert_eq!(steps.len(), 100);
+    assert_eq!(steps[0].at_us, START_US + 129 * SECOND_US, "the newest first");
+    assert_eq!(store.update_steps(other).await.unwrap().len(), 1);
+}
+
 async fn a_release_is_kept_once_and_counters_rise(database: &Database) {
     let store = &database.store;
     let one = release(1, 10);
@@ -162,6 +182,13 @@ async fn words_in_any_order_give_the_last_one(database: &Database) {
         }
         let again = UpdateReport { device_id: device, ..words[6].clone() };
         assert!(!say(store, vec![again], START_US + 70 * SECOND_US).await, "a repeated word");
+        let mut noted = store.update_steps(device).await.unwrap();
+        noted.sort_by_key(|step| (step.at_us, step.step != "loaded"));
+        let noted: Vec<&str> = noted.iter().map(|step| &*step.step).collect();
+        assert!(
+            noted.len() == 7 && noted.ends_with(&["proved", "trial", "committed"]),
+            "{noted:?}"
+        );
     }
     let plan = Plan { cohorts: vec![Cohort::Percent(100.0)], rules: Rules::default() };
     store.keep_release(release.clone(), vec![file()]).await.unwrap();
@@ -235,25 +262,92 @@ struct End {
 enum Scenario {
     AllCommit,
     OneFails,
+    /// A person sends all back.
     RolledBack,
+    /// A person pauses it while the first cohort is at it, and resumes it.
+    Paused,
+    /// A person halts it while the second cohort is at it, and resumes it.
+    Halted,
+    /// Reviewers reject what the release takes for shots.
+    FieldRule,
 }
 
-/// Drives one rollout to its end; at call `dies_at` of the broker everything in memory is lost, and
-/// the database is opened anew.
+const SCENARIOS: [Scenario; 6] = [
+    Scenario::AllCommit,
+    Scenario::OneFails,
+    Scenario::RolledBack,
+    Scenario::Paused,
+    Scenario::Halted,
+    Scenario::FieldRule,
+];
+
+/// Where the process dies.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Death {
+    /// At this message, before or after the broker has it.
+    Message(usize, bool),
+    /// Right after this step was written down. Right before it is the same as after the one before,
+    /// with everything sent: a decision that is not written is none.
+    Written(usize),
+}
+
+/// What a drive took.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Effort {
+    messages: usize,
+    steps: usize,
+}
+
+/// Release number `n` of a drive, unlike those of all others.
+fn numbered(n: u16, counter: i64) -> ReleaseRow {
+    ReleaseRow {
+        id: Uuid::from_u128((1 << 100) + u128::from(n)),
+        version: n.to_string(),
+        signed: format!("{{\"release\":\"gunshot-{n}\",\"manifest\":\"\",\"signatures\":[]}}"),
+        manifest_sha256: format!("{n:064x}"),
+        model_tag: format!("{n:08x}"),
+        created_us: START_US + i64::from(n),
+        ..release(1, counter)
+    }
+}
+
+/// An alert that the release raised on a station.
+fn alarm_of(device: Uuid, release: &ReleaseRow, seq: u32, at_us: i64) -> StoredRecord {
+    let mut record = crate::station::stored(&crate::station::alert(DeviceId(device), seq));
+    record.unix_us = at_us;
+    if let Content::Event(draft) = &mut record.content {
+        draft.id = EventId::of(record.id, at_us).0;
+        draft.model_tag.clone_from(&release.model_tag);
+        (draft.listed_us, draft.onset_us) = (at_us, at_us);
+    }
+    record
+}
+
+/// Everything in memory is lost, as after kill -9.
+async fn reborn(database: &Database, folder: &TempDir, clock: &Clock) -> (Store, Rollouts) {
+    let store = Store::open(&database.url, folder.path()).await.unwrap();
+    (store.clone(), Rollouts::new(store, clock.clone(), Arc::default()))
+}
+
+/// Drives one rollout to its end, with one death on the way.
 async fn drive(
     database: &Database,
-    n: u8,
+    n: u16,
     scenario: Scenario,
-    dies_at: Option<(usize, bool)>,
-) -> (End, usize) {
+    dies_at: Option<Death>,
+) -> (End, Effort) {
     let folder = TempDir::new().unwrap();
     let mut store = database.store.clone();
-    let devices: Vec<Uuid> = (0..8)
-        .map(|d| Uuid::from_bytes([n, d, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1]))
-        .collect();
+    let devices: Vec<Uuid> =
+        (0..8).map(|d| Uuid::from_u128((3 << 100) + u128::from(n) * 16 + d)).collect();
     known(&store, &devices).await;
-    let new = release(n, 100 + i64::from(n));
-    let back = way_back(n.wrapping_add(100), &new);
+    let new = numbered(n, 100 + i64::from(n));
+    let back = ReleaseRow {
+        replaces_name: Some(new.name.clone()),
+        replaces_version: Some(new.version.clone()),
+        replaces_counter: Some(new.counter),
+        ..numbered(n + 10_000, 1)
+    };
     store.keep_release(new.clone(), vec![file()]).await.unwrap();
     store.keep_release(back.clone(), vec![file()]).await.unwrap();
     let rules = Rules {
@@ -265,32 +359,40 @@ async fn drive(
     };
     let cohorts =
         vec![Cohort::Devices(devices[..3].to_vec()), Cohort::Devices(devices[3..].to_vec())];
-    let row = planned(n, new.id, Some(back.id), &Plan { cohorts, rules });
-    let id = row.id;
-    store.plan_rollout(row, deed()).await.unwrap();
+    let id = Uuid::from_u128((2 << 100) + u128::from(n));
+    let created_us = START_US + i64::from(n);
+    let row = planned(1, new.id, Some(back.id), &Plan { cohorts, rules });
+    store.plan_rollout(RolloutRow { id, created_us, ..row }, deed()).await.unwrap();
     // So long after the ones before that nobody looks at those any more.
     let now = Arc::new(AtomicI64::new(START_US + i64::from(n) * 400 * DAY_US));
     let clock = {
         let now = now.clone();
         Clock::from_fn(move || now.load(Ordering::SeqCst))
     };
-    let field = Field { dies_at, ..Field::default() };
+    let at_message = match dies_at {
+        Some(Death::Message(at, taken)) => Some((at, taken)),
+        _ => None,
+    };
+    let field = Field { dies_at: at_message, ..Field::default() };
     let mut answered: BTreeMap<Uuid, Option<String>> = BTreeMap::new();
     let mut rollouts = Rollouts::new(store.clone(), clock.clone(), Arc::default());
+    let dies_after = |step: usize| dies_at == Some(Death::Written(step));
     rollouts.act(id, &Input::Start, "test").await.unwrap();
-    let mut quiet = 0;
-    let mut sent_back = false;
+    let mut steps = 1;
+    if dies_after(0) {
+        (store, rollouts) = reborn(database, &folder, &clock).await;
+    }
+    let (mut quiet, mut wishes) = (0, 0);
     for _ in 0..200 {
-        let turn = async {
-            rollouts.round().await.unwrap();
-            rollouts.publish(&field).await.unwrap()
-        };
+        let taken = rollouts.round().await.unwrap();
+        steps += taken;
+        if taken > 0 && dies_after(steps - 1) {
+            (store, rollouts) = reborn(database, &folder, &clock).await;
+        }
         let sent = tokio::select! {
-            (sent, _) = turn => sent,
+            sent = rollouts.publish(&field) => sent.unwrap().0,
             () = field.died.notified() => {
-                // As after kill -9: nothing is left but the database.
-                store = Store::open(&database.url, folder.path()).await.unwrap();
-                rollouts = Rollouts::new(store.clone(), clock.clone(), Arc::default());
+                (store, rollouts) = reborn(database, &folder, &clock).await;
                 continue;
             }
         };
@@ -298,30 +400,63 @@ async fn drive(
         // Stations do what they are told, each once.
         let told = field.told.lock().unwrap().clone();
         let mut words = Vec::new();
-        for (device, model) in told {
-            if !devices.contains(&device) || answered.get(&device) == Some(&model) {
+        for (device, model) in &told {
+            if !devices.contains(device) || answered.get(device) == Some(model) {
                 continue;
             }
-            answered.insert(device, model.clone());
             let at_us = now.load(Ordering::SeqCst);
             match model {
-                Some(title) if title == new.title() => {
-                    let fails = scenario == Scenario::OneFails && device == devices[1];
+                Some(title) if *title == new.title() => {
+                    let fails = scenario == Scenario::OneFails && *device == devices[1];
                     let step = if fails { "rolled_back" } else { "committed" };
-                    words.push(report(device, &new, step, at_us));
+                    words.push(report(*device, &new, step, at_us));
                 }
-                Some(_) => words.push(report(device, &back, "committed", at_us)),
+                Some(_) => words.push(report(*device, &back, "committed", at_us)),
                 None => {}
             }
         }
         let row = store.rollout(id).await.unwrap().unwrap();
-        if scenario == Scenario::RolledBack && row.cohort == 1 && !sent_back && words.is_empty() {
-            let wish = Input::RollBack("rangers complain".into());
+        let at_it = row.state == "running" && !words.is_empty();
+        let rests = words.is_empty() && quiet >= 3;
+        let wish = match (scenario, wishes) {
+            (Scenario::RolledBack, 0) if row.cohort == 1 && words.is_empty() => {
+                Some(Input::RollBack("rangers complain".into()))
+            }
+            (Scenario::Paused, 0) if row.cohort == 0 && at_it => Some(Input::Pause),
+            (Scenario::Paused, 1) if row.state == "paused" && rests => Some(Input::Resume),
+            (Scenario::Halted, 0) if row.cohort == 1 && at_it => {
+                // Before they have said anything.
+                words.clear();
+                Some(Input::Halt("a person has doubts".into()))
+            }
+            (Scenario::Halted, 1) if row.state == "halted" && rests => Some(Input::Resume),
+            (Scenario::FieldRule, 0) if row.cohort == 1 && words.is_empty() => {
+                let at_us = now.load(Ordering::SeqCst);
+                let alarms: Vec<StoredRecord> =
+                    (1..=9).map(|seq| alarm_of(devices[0], &new, seq, at_us)).collect();
+                let batch = Batch { records: alarms, received_us: at_us, ..Batch::default() };
+                let events = store.commit(batch).await.unwrap().alerts;
+                assert_eq!(events.len(), 9);
+                reject(database, &events).await;
+                (wishes, quiet) = (1, 0);
+                None
+            }
+            _ => None,
+        };
+        if let Some(wish) = wish {
             rollouts.act(id, &wish, "test").await.unwrap();
-            sent_back = true;
-            quiet = 0;
+            (wishes, quiet, steps) = (wishes + 1, 0, steps + 1);
+            if dies_after(steps - 1) {
+                (store, rollouts) = reborn(database, &folder, &clock).await;
+            }
+        } else {
+            quiet = if words.is_empty() && sent == 0 { quiet + 1 } else { 0 };
         }
-        quiet = if words.is_empty() && sent == 0 { quiet + 1 } else { 0 };
+        let spoke = words.iter().map(|word| word.device_id);
+        for device in spoke {
+            answered.insert(device, told[&device].clone());
+        }
+        answered.extend(told.into_iter().filter(|(_, model)| model.is_none()));
         say(&store, words, now.load(Ordering::SeqCst)).await;
         if quiet > 6 {
             break;
@@ -342,44 +477,55 @@ async fn drive(
         *told.entry(kind).or_default() += 1;
     }
     assert!(store.publications(100).await.unwrap().is_empty(), "nothing is left to be sent");
-    let steps = stations.iter().map(|row| format!("{} {}", row.cohort, row.step)).collect();
-    let calls = *field.calls.lock().unwrap();
+    let of_cohorts = stations.iter().map(|row| format!("{} {}", row.cohort, row.step)).collect();
+    let messages = *field.calls.lock().unwrap();
     if row.state == State::Halted.name() {
         // A halted one waits for a person for ever, and every later round would look at it.
         rollouts.act(id, &Input::RollBack("over".into()), "test").await.unwrap();
         rollouts.publish(&Field::default()).await.unwrap();
     }
-    (End { state: row.state, cohort: row.cohort, steps, told }, calls)
+    let end = End { state: row.state, cohort: row.cohort, steps: of_cohorts, told };
+    (end, Effort { messages, steps })
 }
 
-/// Kill -9 at every message, before and after the broker has it: the rollout ends as without.
+/// Kill -9 after every step that is written down, and at every message, before and after the broker has
+/// it: the rollout ends as without.
 async fn whatever_dies_when_the_rollout_ends_the_same(database: &Database) {
     // The order of steps is the same on both; PostgreSQL, where a drive takes seconds, sees some of them.
     let stride = if database.url.starts_with("postgres") { 8 } else { 1 };
     let mut n = 0;
-    for scenario in [Scenario::AllCommit, Scenario::OneFails, Scenario::RolledBack] {
+    for scenario in SCENARIOS {
         n += 1;
-        let (whole, calls) = drive(database, n, scenario, None).await;
+        let (whole, effort) = drive(database, n, scenario, None).await;
         match scenario {
             Scenario::AllCommit => {
-                assert_eq!((whole.state.as_str(), calls), ("done", 8), "{whole:?}");
+                assert_eq!((whole.state.as_str(), effort.messages), ("done", 8), "{whole:?}");
             }
             Scenario::OneFails => {
                 assert_eq!((whole.state.as_str(), whole.cohort), ("halted", 0), "{whole:?}");
-                assert_eq!(calls, 3, "only the first cohort was told");
+                assert_eq!(effort.messages, 3, "only the first cohort was told");
             }
-            Scenario::RolledBack => {
-                assert_eq!(whole.state, "rolled_back");
+            Scenario::RolledBack | Scenario::FieldRule => {
+                assert_eq!(whole.state, "rolled_back", "{whole:?}");
                 assert_eq!(whole.told.get(&Some("back".into())), Some(&8), "{whole:?}");
                 assert!(whole.steps.iter().all(|step| step.ends_with(" reverted")), "{whole:?}");
             }
-        }
-        for at in (0..calls).step_by(stride) {
-            for taken in [false, true] {
-                n += 1;
-                let (end, _) = drive(database, n, scenario, Some((at, taken))).await;
-                assert_eq!(end, whole, "{scenario:?}, killed at message {at}, taken: {taken}");
+            Scenario::Paused => {
+                assert_eq!((whole.state.as_str(), effort.messages), ("done", 8), "{whole:?}");
             }
+            Scenario::Halted => {
+                assert_eq!(whole.state, "done", "{whole:?}");
+                assert_eq!(effort.messages, 8 + 5 + 5, "told, told to stay, and told again");
+            }
+        }
+        let at_messages = (0..effort.messages)
+            .step_by(stride)
+            .flat_map(|at| [false, true].map(|taken| Death::Message(at, taken)));
+        let at_steps = (0..effort.steps).step_by(stride).map(Death::Written);
+        for death in at_messages.chain(at_steps) {
+            n += 1;
+            let (end, _) = drive(database, n, scenario, Some(death)).await;
+            assert_eq!(end, whole, "{scenario:?}, {death:?}");
         }
     }
 }
@@ -508,6 +654,7 @@ async fn reject(database: &Database, events: &[Uuid]) {
 }
 
 on_both_databases!(
+    the_history_of_a_station_is_bounded,
     a_release_is_kept_once_and_counters_rise,
     words_in_any_order_give_the_last_one,
     whatever_dies_when_the_rollout_ends_the_same,

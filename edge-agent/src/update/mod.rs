@@ -438,6 +438,8 @@ impl Work {
         }
         match tools.store.write(&next) {
             Ok(()) => {
+                #[cfg(debug_assertions)]
+                tools.store.cut(&next);
                 self.saved = next;
                 true
             }

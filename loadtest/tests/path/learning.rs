@@ -236,7 +236,8 @@ fn what_rangers_reject_no_longer_alarms_and_nothing_worse_stays() -> Result<()> 
     let yamnet = World::import(&at, &yamnet)?;
     let releases = Releases::begin(&at)?;
     let server = format!(
-        "[learning]\nmin_new_samples = {REJECTIONS}\n[releases]\ntrusted_keys = [\"{}\"]\n",
+        "[learning]\nmin_new_samples = {REJECTIONS}\nunattended_recordings = 2\n\
+         [releases]\ntrusted_keys = [\"{}\"]\n",
         releases.public
     );
     let world = World::start(folder, "", &server, &["--yamnet", text(&yamnet)?])?;

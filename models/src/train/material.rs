@@ -182,11 +182,13 @@ pub enum MaterialError {
     },
 }
 
-/// Whether clips of this label are natural surroundings without a main event.
+/// Whether clips of this label are natural surroundings without a main event; `background` is what
+/// people call those that nothing is heard in.
 fn surrounds(label: &str) -> bool {
-    ["forest", "rain", "insects", "wind", "water", "bird", "frog", "primate"]
-        .iter()
-        .any(|part| label.contains(part))
+    label == "background"
+        || ["forest", "rain", "insects", "wind", "water", "bird", "frog", "primate"]
+            .iter()
+            .any(|part| label.contains(part))
 }
 
 impl Library {

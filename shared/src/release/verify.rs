@@ -8,7 +8,9 @@ use crate::DeviceId;
 use crate::release::KeyId;
 
 /// Furthest that a counter may jump ahead of the highest seen: about three years, for makers who
-/// count in seconds. One wrong release must not use the numbers up for all that come after.
+/// count in seconds. One wrong release must not use the numbers up for all that come after. A station
+/// that has seen none yet counts from the time, in unix seconds: whoever counts by ones is below it, and
+/// whoever counts in seconds is at it.
 pub const MAX_COUNTER_STEP: u64 = 100_000_000;
 
 /// Who asks whether it may install.
@@ -123,7 +125,7 @@ pub enum Refusal {
     FastForward {
         /// Its counter.
         counter: u64,
-        /// The highest seen.
+        /// The highest seen; before the first, the time, unix seconds.
         highest: u64,
     },
 }
@@ -210,7 +212,7 @@ pub fn verify(
     if manifest.bundle_sha256().is_some_and(|bundle| memory.blocked.contains(&bundle)) {
         return Err(Refusal::Blocked);
     }
-    count(&manifest, id, memory)?;
+    count(&manifest, id, station, memory)?;
     Ok(Verified { manifest, id, key })
 }
 
@@ -285,13 +287,20 @@ fn admit(manifest: &Manifest, station: &Station<'_>) -> Result<(), Refusal> {
     }
 }
 
-fn count(manifest: &Manifest, id: [u8; 32], memory: &Memory<'_>) -> Result<(), Refusal> {
-    let Some(Highest { counter: highest, release }) = memory.highest else { return Ok(()) };
+fn count(
+    manifest: &Manifest,
+    id: [u8; 32],
+    station: &Station<'_>,
+    memory: &Memory<'_>,
+) -> Result<(), Refusal> {
     let counter = manifest.counter;
-    let way_back = memory.active.is_some() && manifest.replaces.as_ref() == memory.active;
-    if counter > highest.saturating_add(MAX_COUNTER_STEP) {
-        return Err(Refusal::FastForward { counter, highest });
+    let time = station.now_unix_s.and_then(|now| u64::try_from(now).ok()).unwrap_or(0);
+    let from = memory.highest.map_or(time, |highest| highest.counter);
+    if counter > from.saturating_add(MAX_COUNTER_STEP) {
+        return Err(Refusal::FastForward { counter, highest: from });
     }
+    let Some(Highest { counter: highest, release }) = memory.highest else { return Ok(()) };
+    let way_back = memory.active.is_some() && manifest.replaces.as_ref() == memory.active;
     let is_newer = counter > highest || (counter == highest && id == release);
     if is_newer || way_back { Ok(()) } else { Err(Refusal::Replayed { counter, highest }) }
 }

@@ -80,6 +80,27 @@ export interface ReviewItem {
   novelty: number;
 }
 
+/** What a station was asked for after a shot that none told of. */
+export interface Pull {
+  id: string;
+  device_id: string;
+  device_name: string | null;
+  site_id: string;
+  state: 'waiting' | 'asked' | 'refused' | 'uploading' | 'arrived' | 'heard' | 'not_heard';
+  /** Where the recording is. */
+  url: string;
+}
+
+/** A shot that somebody heard and no station told of. */
+export interface MissedShot {
+  id: string;
+  time: string;
+  site: string | null;
+  note: string | null;
+  reported_by: string;
+  stations: Pull[];
+}
+
 /** How far a training is. */
 export interface Training {
   stage: 'gather' | 'features' | 'folds' | 'head' | 'gate';
@@ -103,6 +124,7 @@ export interface GateLine {
 /** What the gate decided. */
 export interface Gate {
   passed: boolean;
+  waits?: boolean;
   sentence: string;
   positives: number;
   positive_recordings: number;
@@ -135,6 +157,8 @@ export interface ModelVersion {
   created_at: string;
   created_by: string;
   gate: Gate | null;
+  /** Releases in which somebody signed exactly this bundle for stations. */
+  releases?: { id: string; version: string; counter: number; keys: string[] }[];
 }
 
 /** A change of the version that serves. */

@@ -14,7 +14,8 @@ use ecosight_agent::update::prove::Prover;
 use ecosight_agent::update::state::Digest;
 use ecosight_agent::update::{Saved, Store, machine};
 use ecosight_agent::upload;
-use ecosight_models::{Builtin, BundleFiles};
+use ecosight_models::onnx::{Attribute, Dim, GraphWriter};
+use ecosight_models::{Builtin, BundleFiles, transient};
 use ecosight_shared::DeviceId;
 use ecosight_shared::json::UpdateStep;
 use ecosight_shared::release::{MAX_COUNTER_STEP, Manifest, ReleaseFile, SignedManifest};
@@ -50,67 +51,111 @@ fn with_highest(counter: u64) -> Saved {
     Saved { highest: Some((counter, Digest([9; 32]))), ..Saved::default() }
 }
 
-#[test]
-fn signatures_times_and_counters() {
-    let keys = trusted();
-    let (good, station) = (release(42), judge(&keys));
-    let manifest = &good.manifest;
-    let sign = |manifest: &Manifest| SignedManifest::sign(manifest, &[&key(1)]).expect("signed");
-    assert_eq!(answer(&Saved::default(), &good.signed(), &station), "accepted");
+fn sign(manifest: &Manifest) -> SignedManifest {
+    SignedManifest::sign(manifest, &[&key(1)]).expect("signed")
+}
 
-    // 1: a byte of the manifest or of its signature is tampered with.
-    let whole = good.signed();
+/// What a station that remembers nothing says.
+fn first_answer(signed: &SignedManifest) -> String {
+    answer(&Saved::default(), signed, &judge(&trusted()))
+}
+
+#[test]
+fn what_is_signed_for_this_station_is_accepted() {
+    assert_eq!(first_answer(&release(42).signed()), "accepted");
+}
+
+#[test]
+fn attack_1_a_tampered_byte_of_the_manifest_or_its_signature() {
+    let whole = release(42).signed();
     for place in 0..whole.manifest.len() {
         let mut signed = whole.clone();
         signed.manifest[place] ^= 1;
-        assert_eq!(answer(&Saved::default(), &signed, &station), "bad_signature", "{place}");
+        assert_eq!(first_answer(&signed), "bad_signature", "{place}");
     }
-    let mut signed = whole.clone();
-    signed.signatures[0].bytes[10] ^= 1;
-    assert_eq!(answer(&Saved::default(), &signed, &station), "bad_signature");
+    for place in 0..whole.signatures[0].bytes.len() {
+        let mut signed = whole.clone();
+        signed.signatures[0].bytes[place] ^= 1;
+        assert_eq!(first_answer(&signed), "bad_signature", "{place}");
+    }
+    let mut signed = whole;
     signed.signatures.clear();
-    assert_eq!(answer(&Saved::default(), &signed, &station), "unsigned");
+    assert_eq!(first_answer(&signed), "unsigned");
+}
 
-    // 2: a key that nobody here trusts.
-    let foreign = SignedManifest::sign(manifest, &[&key(3)]).expect("signed");
-    assert_eq!(answer(&Saved::default(), &foreign, &station), "wrong_key");
+#[test]
+fn attack_2_a_key_that_nobody_here_trusts() {
+    let foreign = SignedManifest::sign(&release(42).manifest, &[&key(3)]).expect("signed");
+    assert_eq!(first_answer(&foreign), "wrong_key");
+    let good = release(42).signed();
+    assert_eq!(answer(&Saved::default(), &good, &judge(&[])), "no_trusted_key");
+}
 
-    // 3: its time is over.
-    let late = Judge { now_us: EXPIRES_S * 1_000_000, ..station };
-    assert_eq!(answer(&Saved::default(), &good.signed(), &late), "expired");
+#[test]
+fn attack_3_a_release_whose_time_is_over() {
+    let keys = trusted();
+    let late = Judge { now_us: EXPIRES_S * 1_000_000, ..judge(&keys) };
+    assert_eq!(answer(&Saved::default(), &release(42).signed(), &late), "expired");
+}
 
-    // 4: an old release is sent again, and another one with the same counter.
-    assert_eq!(answer(&with_highest(43), &good.signed(), &station), "replayed");
-    assert_eq!(answer(&with_highest(42), &good.signed(), &station), "replayed");
+#[test]
+fn attack_4_an_old_release_is_sent_again_or_another_with_the_same_counter() {
+    let (keys, good) = (trusted(), release(42).signed());
+    assert_eq!(answer(&with_highest(43), &good, &judge(&keys)), "replayed");
+    assert_eq!(answer(&with_highest(42), &good, &judge(&keys)), "replayed");
+}
 
-    // 5: the station is kept in the past, so that what has expired would still be good.
+/// The station is kept in the past, so that what has expired would still be good.
+#[test]
+fn attack_5_a_clock_that_is_held_back() {
+    let (keys, good) = (trusted(), release(42).signed());
     let frozen = Saved { latest_unix_s: EXPIRES_S, ..Saved::default() };
-    assert_eq!(answer(&frozen, &good.signed(), &station), "expired");
+    assert_eq!(answer(&frozen, &good, &judge(&keys)), "expired");
+}
 
-    // 6: the counters are used up.
-    let far = Manifest { counter: 42 + MAX_COUNTER_STEP + 1, ..manifest.clone() };
-    assert_eq!(answer(&with_highest(42), &sign(&far), &station), "fast_forward");
+/// One release uses the counters up, so that none could come after it.
+#[test]
+fn attack_6_a_counter_far_ahead() {
+    let (keys, manifest) = (trusted(), release(42).manifest);
+    let with = |counter| sign(&Manifest { counter, ..manifest.clone() });
+    let from = |highest, counter| answer(&with_highest(highest), &with(counter), &judge(&keys));
+    assert_eq!(from(42, 42 + MAX_COUNTER_STEP), "accepted");
+    assert_eq!(from(42, 42 + MAX_COUNTER_STEP + 1), "fast_forward");
+    assert_eq!(from(42, u64::MAX), "fast_forward");
+    // The first that a station ever sees is no exception: it counts from the time.
+    let now_s = u64::try_from(START_US / 1_000_000).expect("after 1970");
+    assert_eq!(first_answer(&with(now_s + MAX_COUNTER_STEP)), "accepted");
+    assert_eq!(first_answer(&with(now_s + MAX_COUNTER_STEP + 1)), "fast_forward");
+    assert_eq!(first_answer(&with(u64::MAX)), "fast_forward");
+}
 
-    // 11: it is for another station, or another site.
+#[test]
+fn attack_11_a_release_for_another_station_or_site() {
+    let manifest = release(42).manifest;
     let other = DeviceId(uuid::Uuid::from_u128(5));
     let theirs = Manifest { devices: vec![other], ..manifest.clone() };
-    assert_eq!(answer(&Saved::default(), &sign(&theirs), &station), "other_device");
-    let there = Manifest { site: Some("elsewhere".parse().expect("a site")), ..manifest.clone() };
-    assert_eq!(answer(&Saved::default(), &sign(&there), &station), "other_site");
+    assert_eq!(first_answer(&sign(&theirs)), "other_device");
+    let there = Manifest { site: Some("elsewhere".parse().expect("a site")), ..manifest };
+    assert_eq!(first_answer(&sign(&there)), "other_site");
+}
 
-    // 12: keys are rotated. The next one is trusted beforehand; the old one, once taken out, never.
-    let next = SignedManifest::sign(manifest, &[&key(2)]).expect("signed");
-    assert_eq!(answer(&Saved::default(), &next, &station), "accepted");
-    let both = SignedManifest::sign(manifest, &[&key(1), &key(2)]).expect("signed");
+/// The next key is trusted beforehand; the old one, once taken out, never.
+#[test]
+fn attack_12_keys_while_they_are_rotated() {
+    let manifest = release(42).manifest;
+    let next = SignedManifest::sign(&manifest, &[&key(2)]).expect("signed");
+    assert_eq!(first_answer(&next), "accepted");
+    let both = SignedManifest::sign(&manifest, &[&key(1), &key(2)]).expect("signed");
     let rotated = [key(2).public()];
-    let station = judge(&rotated);
-    assert_eq!(answer(&Saved::default(), &both, &station), "accepted");
-    assert_eq!(answer(&Saved::default(), &good.signed(), &station), "wrong_key");
-    assert_eq!(answer(&Saved::default(), &good.signed(), &judge(&[])), "no_trusted_key");
+    assert_eq!(answer(&Saved::default(), &both, &judge(&rotated)), "accepted");
+    assert_eq!(answer(&Saved::default(), &sign(&manifest), &judge(&rotated)), "wrong_key");
+}
 
-    // And an agent that is too old for it.
-    let station = Judge { agent_version: "0.0.9", ..judge(&keys) };
-    assert_eq!(answer(&Saved::default(), &good.signed(), &station), "agent_too_old");
+#[test]
+fn an_agent_that_is_too_old_for_a_release_refuses_it() {
+    let keys = trusted();
+    let old = Judge { agent_version: "0.0.9", ..judge(&keys) };
+    assert_eq!(answer(&Saved::default(), &release(42).signed(), &old), "agent_too_old");
 }
 
 #[test]
@@ -171,31 +216,58 @@ fn quick() -> Limits {
     Limits { time: Duration::from_secs(20), pause: (ms(5), ms(20)), piece: 700 }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn what_a_server_may_do_to_files() {
+/// A server in this mood is found out, keeps no more than is signed on the disk, and once it is honest
+/// again what is good of what is there serves.
+async fn found_out(mood: Mood, code: &str) {
     let release = release(1);
     let longest = release.manifest.files.iter().map(|file| file.bytes).max().expect("files");
-    for (mood, code) in [
-        // 1: a byte of a file is tampered with.
-        (Mood::Tampers, "bad_hash"),
-        // 8: it never ends.
-        (Mood::Endless, "too_long"),
-        // 9: it comes too slowly ever to be there.
-        (Mood::Slow, "too_slow"),
-        // 10: its end is missing.
-        (Mood::Truncated, "not_served"),
-    ] {
-        let limits = Limits { time: Duration::from_secs(3), ..quick() };
-        let fetching = Fetching::new(limits).await;
-        fetching.server.hand_out(&release);
-        fetching.server.set_mood(mood);
-        assert_eq!(fetching.code(&release).await, code, "{mood:?}");
-        assert!(fetching.longest_file() <= longest, "{mood:?}: more than is signed was kept");
-        // The same server, honest again: what is good of what is there serves.
-        fetching.server.set_mood(Mood::Well);
-        assert_eq!(fetching.code(&release).await, "fetched", "after {mood:?}");
-        BundleFiles::open(&fetching.fetcher.dir).expect("whole");
+    let limits = Limits { time: Duration::from_secs(3), ..quick() };
+    let fetching = Fetching::new(limits).await;
+    fetching.server.hand_out(&release);
+    fetching.server.set_mood(mood);
+    assert_eq!(fetching.code(&release).await, code);
+    assert!(fetching.longest_file() <= longest, "more than is signed was kept");
+    fetching.server.set_mood(Mood::Well);
+    assert_eq!(fetching.code(&release).await, "fetched", "honest again");
+    BundleFiles::open(&fetching.fetcher.dir).expect("whole");
+}
+
+/// In each file of the release, at its beginning, middle and end.
+#[tokio::test(flavor = "multi_thread")]
+async fn attack_1_a_tampered_byte_of_any_file() {
+    found_out(Mood::Tampers, "bad_hash").await;
+    let release = release(1);
+    for (name, content) in &release.files {
+        for place in [0, content.len() / 2, content.len() - 1] {
+            let fetching = Fetching::new(quick()).await;
+            fetching.server.hand_out(&release);
+            let mut changed = content.clone();
+            changed[place] ^= 1;
+            fetching.server.hand_out_as(content, changed);
+            assert_eq!(fetching.code(&release).await, "bad_hash", "{name} at {place}");
+            assert!(!fetching.fetcher.dir.join(name).exists(), "{name} at {place}");
+        }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn attack_8_an_answer_that_never_ends() {
+    found_out(Mood::Endless, "too_long").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn attack_9_an_answer_too_slow_ever_to_be_there() {
+    found_out(Mood::Slow, "too_slow").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn attack_10_a_file_whose_end_is_missing() {
+    found_out(Mood::Truncated, "not_served").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_without_the_files_or_with_an_address_elsewhere_is_refused() {
+    let release = release(1);
     let fetching = Fetching::new(quick()).await;
     assert_eq!(fetching.code(&release).await, "not_served", "a server without it");
     // Nothing but a path comes after the server's own address.
@@ -260,10 +332,7 @@ async fn proved(release: &Release, limit: Duration) -> Result<(), Fault> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_model_is_proved_in_a_process_of_its_own() {
-    assert_eq!(proof(&release(1)).await, "proved");
-
-    // 7: the network of one bundle with the classes of another.
+async fn attack_7_the_network_of_one_bundle_with_the_classes_of_another() {
     let swapped = Thud { classes: ["background", "thud"], ..Thud::default() };
     let (good, other) = (release(1), Release::of(&swapped, 1, None));
     let mixed = Release { manifest: other.manifest.clone(), files: good.files.clone() };
@@ -280,7 +349,11 @@ async fn a_model_is_proved_in_a_process_of_its_own() {
         part.files.insert(path.into(), b"{}".to_vec());
         assert_eq!(proof(&part).await, "mixed", "with another {path}");
     }
+}
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_model_is_proved_in_a_process_of_its_own() {
+    assert_eq!(proof(&release(1)).await, "proved");
     let off = Thud { golden_off: Some(0.2), ..Thud::default() };
     assert_eq!(proof(&Release::of(&off, 1, None)).await, "golden_clips");
     let hangs = proved(&release(1), Duration::from_millis(1)).await;
@@ -335,21 +408,49 @@ async fn a_model_on_yamnet_is_not_for_a_station_without() {
     assert!(fault.to_string().contains("needs YAMNet"), "{fault}");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_release_that_is_no_network_is_refused_at_once() {
+/// The release with another network, signed as it is: whoever has the key may err.
+fn with_network(head: &[u8]) -> Release {
     let mut release = release(1);
-    let junk = vec![0xff; 4_096];
-    release.files.insert("head.onnx".into(), junk.clone());
-    // Signed as it is: whoever has the key may err.
+    release.files.insert("head.onnx".into(), head.to_vec());
     let mut bundle: serde_json::Value =
         serde_json::from_slice(&release.files["manifest.json"]).expect("JSON");
-    let described = ReleaseFile::of("head.onnx", &junk);
+    let described = ReleaseFile::of("head.onnx", head);
     bundle["files"][0]["bytes"] = described.bytes.into();
     bundle["files"][0]["sha256"] = ecosight_models::bundle::hex(&described.sha256).into();
     let bundle = serde_json::to_vec(&bundle).expect("JSON");
     release.manifest.files = vec![ReleaseFile::of("manifest.json", &bundle), described];
     release.files.insert("manifest.json".into(), bundle);
+    release
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_release_that_is_no_network_is_refused_at_once() {
     let started = Instant::now();
-    assert_eq!(proof(&release).await, "not_loaded");
+    assert_eq!(proof(&with_network(&[0xff; 4_096])).await, "not_loaded");
     assert!(started.elapsed() < Duration::from_secs(20), "{:?}", started.elapsed());
+}
+
+/// A file of some kilobytes whose network asks for gigabytes: the limit of the process that loads it is
+/// what it meets, and nothing else on the station.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_network_that_grows_meets_the_limit_of_its_own_process() {
+    const FILTERS: usize = 4_000;
+    let mut graph = GraphWriter::new("grows");
+    graph.input("features", &[Dim::Batch, Dim::Fixed(transient::LEN)]);
+    graph.output("logits", &[Dim::Batch, Dim::Fixed(2)]);
+    // An image of the features with a border of 300 numbers on every side, 4,000 times: 6 GB.
+    graph.constant("plane", &[1, 1, 1, 1], &[0.0]);
+    graph.node("Add", &["features", "plane"], "image", &[]);
+    graph.constant("filters", &[FILTERS, 1, 1, 1], &[1.0; FILTERS]);
+    let borders = Attribute::Ints("pads", &[300; 4]);
+    graph.node("Conv", &["image", "filters"], "grown", &[borders]);
+    graph.node("GlobalMaxPool", &["grown"], "highest", &[]);
+    graph.node("Flatten", &["highest"], "flat", &[]);
+    graph.constant("weights", &[FILTERS, 2], &[0.0; FILTERS * 2]);
+    graph.constant("bias", &[2], &[0.0; 2]);
+    graph.node("Gemm", &["flat", "weights", "bias"], "logits", &[]);
+    let head = graph.encode();
+    assert!(head.len() < 100_000, "{}", head.len());
+    let fault = proved(&with_network(&head), Duration::from_secs(60)).await.expect_err("too large");
+    assert_eq!((fault.code(), fault.blocks()), ("crashed", true), "{fault}");
 }

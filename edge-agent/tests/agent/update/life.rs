@@ -109,6 +109,24 @@ impl World {
         .await;
     }
 
+    /// The program ends itself as `kill -9` does right after this step is written; once.
+    fn die_at(&self, step: &str) {
+        let folder = self.place.data().join("update");
+        std::fs::create_dir_all(&folder).expect("made");
+        write(&folder.join("die-at"), step.as_bytes());
+    }
+
+    async fn until_dead(&mut self, step: &str) {
+        let started = tokio::time::Instant::now();
+        while self.station.try_wait().expect("known").is_none() {
+            let in_time = started.elapsed() < Duration::from_secs(60);
+            assert!(in_time, "no death at {step}, after {:?}\n{}", self.words(), self.place.log());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        let left = self.place.data().join("update/die-at").exists();
+        assert!(!left, "it ended somewhere else than at {step}\n{}", self.place.log());
+    }
+
     fn kill(&mut self) {
         self.station.kill().expect("killed");
         self.station.wait().expect("ended");
@@ -199,32 +217,54 @@ async fn a_release_is_fetched_proved_tried_and_decides() {
     terminate(&world.station);
 }
 
+/// The program itself ends right after each of these steps was written, one after the other: none is
+/// passed over.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_station_that_is_killed_at_every_word_ends_with_the_new_model() {
+async fn a_station_that_is_killed_at_every_step_ends_with_the_new_model() {
     let Some(mut world) = World::start().await else { return };
     world.until_runs("1.0.0", "factory").await;
-    world.offer(&release("2.0.0", 2), "t1").await;
-    let mut trials = 0;
-    for step in ["accepted", "downloading", "verified", "loaded", "proved", "trial"] {
-        until(step, async || {
-            let (steps, _) = world.words();
-            // It may be further already; a trial takes its time.
-            steps.iter().any(|said| said == step) || steps.iter().any(|said| said == "trial")
-        })
-        .await;
-        // More would be taken for the model's doing.
-        trials += usize::from(world.words().0.iter().any(|said| said == "trial"));
-        if trials > 2 {
-            break;
+    let steps = ["accepted", "downloading", "verified", "loaded", "proved", "trial", "committed"];
+    for (number, step) in steps.into_iter().enumerate() {
+        world.die_at(step);
+        if number == 0 {
+            world.offer(&release("2.0.0", 2), "t1").await;
+        } else {
+            world.station = world.place.start();
         }
-        world.restart();
-        until("online again", async || world.status()["state"] == "online").await;
+        world.until_dead(step).await;
     }
+    world.cloud.forget();
+    world.station = world.place.start();
+    world.until_runs("2.0.0", "a").await;
     let word = world.until_step("2.0.0", "committed").await;
     assert_eq!(word["active"]["version"], "2.0.0", "{}", world.place.log());
-    world.kill();
-    world.restart();
-    world.until_runs("2.0.0", "a").await;
+    terminate(&world.station);
+}
+
+/// The same where the release is not to be: the old model runs, and the reason is told.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_station_that_is_killed_as_it_decides_against_a_release_keeps_the_old_model() {
+    let Some(mut world) = World::start().await else { return };
+    world.until_runs("1.0.0", "factory").await;
+    let off = Thud { version: "2.0.0", golden_off: Some(0.3), ..Thud::default() };
+    let breaks = Thud { version: "3.0.0", breaks: true, ..Thud::default() };
+    let ends = [(off, 2, "refused", "golden_clips"), (breaks, 3, "rolled_back", "fails")];
+    for (thud, counter, step, code) in ends {
+        let release = Release::of(&thud, counter, None);
+        world.server.hand_out(&release);
+        world.die_at(step);
+        let mut desired = release.desired(&format!("t{counter}"));
+        if let Some(model) = &mut desired.model {
+            model.trial_s = 60;
+        }
+        world.wish(&desired).await;
+        world.until_dead(step).await;
+        world.cloud.forget();
+        world.station = world.place.start();
+        let word = world.until_step(thud.version, step).await;
+        assert_eq!((&word["code"], &word["active"]["version"]), (&code.into(), &"1.0.0".into()));
+        world.until_runs("1.0.0", "factory").await;
+    }
     terminate(&world.station);
 }
 

@@ -20,6 +20,24 @@ struct Disk {
     store: Store,
     /// Things that are still done before the power is cut; `None`: it is not.
     left: Option<u32>,
+    /// What becomes of releases.
+    fate: Fate,
+}
+
+/// What becomes of a release on this station.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Fate {
+    Fit,
+    /// There is no room for it.
+    NoRoom,
+    /// Half of it came, and then a damaged file.
+    HalfFetched,
+    /// The process that loads it falls.
+    Falls,
+    /// It says its golden sounds otherwise.
+    Differs,
+    /// It fails while it is tried.
+    FailsOnTrial,
 }
 
 /// The power is cut.
@@ -30,7 +48,7 @@ impl Disk {
     fn new() -> Self {
         let folder = tempdir().expect("a folder");
         let store = Store::of(folder.path());
-        Self { folder, store, left: None }
+        Self { folder, store, left: None, fate: Fate::Fit }
     }
 
     /// Something that happens on the disk, as a whole or not at all.
@@ -51,7 +69,7 @@ impl Disk {
         self.store.slot(place).expect("a slot")
     }
 
-    /// The station's next steps, until the update has ended or the power is cut. Every model is fit.
+    /// The station's next steps, until the update has ended or the power is cut.
     fn go_on(&mut self, wish: &DesiredDocument, release: &Release) -> Result<(), Cut> {
         let (keys, mut saved) = (trusted(), self.store.read().expect("readable"));
         if let Some(next) = machine::starting(&saved, START_US) {
@@ -68,9 +86,37 @@ impl Disk {
             saved = *next;
         }
         loop {
+            let fails = |saved: &Saved, fault: &Fault| machine::failed(saved, fault, START_US);
             let next = match machine::task(&saved) {
-                Task::Rest => return Ok(()),
+                Task::Rest => {
+                    self.moment(|store| store.sweep(&saved))?;
+                    return Ok(());
+                }
+                Task::Begin if self.fate == Fate::NoRoom => {
+                    fails(&saved, &Fault::NoSpace { free_mb: 1, needed_mb: 2 })
+                }
                 Task::Begin => machine::begun(saved, START_US),
+                Task::Fetch if self.fate == Fate::HalfFetched => {
+                    let incoming = self.store.incoming();
+                    let (name, content) = release.files.iter().next().expect("a file");
+                    self.moment(|_| {
+                        let path = incoming.join(name);
+                        ecosight_models::durable::write_file(&path, content).expect("written");
+                    })?;
+                    fails(&saved, &Fault::BadHash { file: "head.onnx".into() })
+                }
+                Task::Prove if self.fate == Fate::Falls => {
+                    fails(&saved, &Fault::Crashed("signal: 6".into()))
+                }
+                Task::Prove if self.fate == Fate::Differs => {
+                    let loaded = machine::loaded(saved, START_US);
+                    self.write(&loaded)?;
+                    fails(&loaded, &Fault::Golden { off: 0.3, allowed: 0.05 })
+                }
+                Task::Try if self.fate == Fate::FailsOnTrial => {
+                    let problem = "no number".into();
+                    fails(&saved, &Fault::Fails { failed: 9, windows: 10, problem })
+                }
                 Task::Fetch => {
                     let incoming = self.store.incoming();
                     // File by file, as they come.
@@ -154,6 +200,106 @@ fn whatever_is_killed_the_station_runs_the_old_model_or_the_new_one() {
         }
         assert!(moments >= 11, "only {moments} moments");
         assert!(seen[0] > 0 && seen[1] > 0, "{seen:?}");
+    }
+}
+
+/// The same for releases that are not to be, in every way in which they are not: the old model runs at
+/// every moment, and in the end there is a reason and nothing of the release.
+#[test]
+fn whatever_is_killed_a_release_that_is_not_to_be_leaves_the_old_model() {
+    let (one, two) = (Release::of(&thud("1.0.0"), 1, None), Release::of(&thud("2.0.0"), 2, None));
+    for (fate, step, code) in [
+        (Fate::NoRoom, UpdateStep::Refused, "no_space"),
+        (Fate::HalfFetched, UpdateStep::Refused, "bad_hash"),
+        (Fate::Falls, UpdateStep::Refused, "crashed"),
+        (Fate::Differs, UpdateStep::Refused, "golden_clips"),
+        (Fate::FailsOnTrial, UpdateStep::RolledBack, "fails"),
+    ] {
+        for cut in 0.. {
+            let mut disk = Disk::new();
+            disk.go_on(&one.desired("t0"), &one).expect("never cut");
+            (disk.fate, disk.left) = (fate, Some(cut));
+            let done = disk.go_on(&two.desired("t1"), &two).is_ok();
+            assert_eq!(disk.begins_with(), "1.0.0", "{fate:?}, cut at {cut}");
+            disk.left = None;
+            disk.go_on(&two.desired("t1"), &two).expect("never cut");
+            assert_eq!(disk.begins_with(), "1.0.0", "{fate:?}, cut at {cut}");
+            let saved = disk.store.read().expect("readable");
+            assert_eq!(word(&saved), (step, code.into()), "{fate:?}, cut at {cut}");
+            let spare = disk.slot(saved.spare());
+            let left = saved.job.is_some() || disk.store.incoming().exists() || spare.exists();
+            assert!(!left, "{fate:?}, cut at {cut}: something of it is left");
+            if done {
+                assert!(cut >= 3, "only {cut} moments");
+                break;
+            }
+        }
+    }
+}
+
+/// A wish that is taken back at any moment, with the power cut at any moment after that.
+#[test]
+fn whatever_is_killed_a_wish_that_was_taken_back_leaves_one_whole_model() {
+    let (one, two) = (Release::of(&thud("1.0.0"), 1, None), Release::of(&thud("2.0.0"), 2, None));
+    let nothing = DesiredDocument { v: 1, model: None, time: "t2".into() };
+    let mut seen = [0, 0];
+    for reached in 0.. {
+        let mut is_over = false;
+        for cut in 0..4 {
+            let mut disk = Disk::new();
+            disk.go_on(&one.desired("t0"), &one).expect("never cut");
+            disk.left = Some(reached);
+            is_over = disk.go_on(&two.desired("t1"), &two).is_ok();
+            disk.left = Some(cut);
+            let _ = disk.go_on(&nothing, &two);
+            let runs = disk.begins_with();
+            disk.left = None;
+            disk.go_on(&nothing, &two).expect("never cut");
+            assert_eq!(disk.begins_with(), runs, "taken back at {reached}, cut at {cut}");
+            let saved = disk.store.read().expect("readable");
+            assert!(saved.job.is_none() && !disk.store.incoming().exists());
+            let (step, code) = word(&saved);
+            match step {
+                UpdateStep::Committed => assert!(["1.0.0", "2.0.0"].contains(&&*runs), "{runs}"),
+                step => {
+                    assert_eq!((step, &*code), (UpdateStep::RolledBack, "withdrawn"));
+                    assert_eq!(runs, "1.0.0");
+                }
+            }
+            seen[usize::from(runs == "2.0.0")] += 1;
+        }
+        if is_over {
+            break;
+        }
+    }
+    assert!(seen[0] > 20 && seen[1] > 0, "{seen:?}");
+}
+
+/// The committed model cannot be loaded any more: killed before that is written or after, the one before
+/// runs.
+#[test]
+fn whatever_is_killed_a_model_that_cannot_be_loaded_gives_way_to_the_one_before() {
+    let (one, two) = (Release::of(&thud("1.0.0"), 1, None), Release::of(&thud("2.0.0"), 2, None));
+    for cut in 0..2 {
+        let mut disk = Disk::new();
+        for release in [&one, &two] {
+            disk.go_on(&release.desired(&release.manifest.version), release).expect("never cut");
+        }
+        let falls = |disk: &mut Disk| {
+            let saved = disk.store.read().expect("readable");
+            if saved.running().is_some_and(|running| running.release.counter == 2) {
+                let fault = Fault::Unloadable("damaged".into());
+                return disk.write(&machine::fallen(&saved, &fault, START_US));
+            }
+            Ok(())
+        };
+        disk.left = Some(cut);
+        let _ = falls(&mut disk);
+        disk.left = None;
+        falls(&mut disk).expect("never cut");
+        assert_eq!(disk.begins_with(), "1.0.0", "cut at {cut}");
+        let saved = disk.store.read().expect("readable");
+        assert_eq!(word(&saved), (UpdateStep::RolledBack, "unloadable".into()));
     }
 }
 
