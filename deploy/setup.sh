@@ -70,6 +70,9 @@ need_compiler() {
 have_alsa() {
     pkg-config --exists alsa 2>/dev/null || install_packages libasound2-dev
 }
+# All features but that one, for a build of the whole workspace: every dependency keeps its set.
+WITHOUT_MICROPHONE=(--no-default-features --features
+    ecosight-shared/default,ecosight-shared/release,ecosight-models/train,ecosight-cloud/default)
 
 # python_tools PACKAGE...: command-line tools that come as wheels, in a private environment.
 python_tools() {
