@@ -101,7 +101,7 @@ pub enum SourceError {
     )]
     NoMicrophone,
     /// A directory without a single recording.
-    #[error("no recordings (.wav, .flac, .ogg, .mp3) below {path}")]
+    #[error("no recordings (.{}) below {path}", ecosight_models::audio::ENDINGS.join(", ."))]
     Empty {
         /// The directory.
         path: PathBuf,
