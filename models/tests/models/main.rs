@@ -9,6 +9,7 @@ mod classify;
 mod compact;
 mod detector;
 mod distant_shots;
+mod download;
 mod front_end;
 mod golden;
 mod import;
