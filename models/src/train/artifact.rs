@@ -8,11 +8,12 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use super::breakdown::TransientLine;
 use super::card::Card;
 use super::dataset::Clip;
 use super::fit::{Epoch, Recipe};
 use super::head::Head;
-use super::judgement::{CONFIRM_WINDOWS, Judgement, RatePoint, Recall, TransientLine};
+use super::judgement::{CONFIRM_WINDOWS, Judgement, RatePoint, Recall};
 use super::labels::{Class, LabelMap};
 use super::material::{Copies, Form};
 use super::page::Page;
@@ -21,6 +22,7 @@ use crate::bundle::{
     BackboneSpec, Bundle, Calibration, EVALUATION_FILE, EVALUATION_PAGE, GoldenClip, HEAD_FILE,
     MODEL_CARD_FILE, Manifest, OperatingPoint, RuleSpec, SCHEMA, write_bundle,
 };
+use crate::eval::CalibrationBin;
 use crate::yamnet::golden::Sound;
 use crate::{Classifier, compact};
 
@@ -85,6 +87,9 @@ pub struct Evaluation {
     pub by_transient: Vec<TransientLine>,
     /// Expected calibration error of the windows' highest class score.
     pub calibration_error: Option<f64>,
+    /// The bins behind it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub reliability: Vec<CalibrationBin>,
     /// What the shipped threshold does, out of fold.
     pub shipped: RatePoint,
     /// Each seed alone, out of fold.
@@ -210,6 +215,8 @@ impl Release<'_> {
             classes: self.labels.classes.iter().map(|class| class.name.as_str()).collect(),
             judgement: &evaluation.judgement,
             by_transient: &evaluation.by_transient,
+            calibration_error: evaluation.calibration_error,
+            reliability: &evaluation.reliability,
             shipped: &evaluation.shipped,
         };
         page.html()

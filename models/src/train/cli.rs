@@ -11,6 +11,7 @@ use clap::Args;
 use serde_json::json;
 
 use super::artifact::{self, Evaluation, Release, SeedLine};
+use super::breakdown::{self, TransientLine};
 use super::crossval::{self, OutOfFold};
 use super::dataset::read_manifest;
 use super::details::Details;
@@ -26,11 +27,11 @@ use super::net::Net;
 use super::progress::{Course, Progress, tell_line};
 use super::report::{print_evaluation, print_judgement};
 use super::second::{self, Second};
-use super::sound::Loudness;
 use super::split::folds_of;
 use super::table::{Table, rooted};
 use crate::Classifier;
 use crate::compact::scores::Work;
+use crate::eval::CalibrationBin;
 use crate::features::stream_len;
 
 /// Train a head on labelled recordings and write it as a bundle.
@@ -465,8 +466,9 @@ struct Judged {
     temperature: f32,
     thresholds: Vec<Option<f32>>,
     judgement: Judgement,
-    by_transient: Vec<judgement::TransientLine>,
+    by_transient: Vec<TransientLine>,
     calibration_error: Option<f64>,
+    reliability: Vec<CalibrationBin>,
     shipped: RatePoint,
     seeds: Vec<SeedLine>,
     history: Vec<Epoch>,
@@ -507,20 +509,16 @@ impl Judged {
             })
             .collect();
         let alerting = labels.alerting();
-        let mut ratio_db = BTreeMap::new();
-        for clip in (0..clips.len()).filter(|&clip| library.class(clip) == alerting) {
-            if let Some(loudness) = Loudness::of(&library.sound(clip)?) {
-                ratio_db.insert(clip, loudness.snr_db());
-            }
-        }
+        let ratio_db = breakdown::transient_ratios(library, alerting)?;
         let judgement = judgement::judge(clips, labels, &heard, &calling);
         let by_transient =
-            judgement::by_transient(clips, &heard, alerting, &ratio_db, &judgement.rates);
+            breakdown::by_transient(clips, &heard, alerting, &ratio_db, &judgement.rates);
         Ok(Self {
             temperature,
             judgement,
             by_transient,
             calibration_error: judgement::calibration_error(table, &logits, temperature),
+            reliability: judgement::reliability(table, &logits, temperature),
             shipped: judgement::rate_point(clips, labels, &heard, alert, Some(alarms_per_hour)),
             thresholds,
             seeds: per_seed,
@@ -572,6 +570,7 @@ impl Judged {
             judgement: self.judgement.clone(),
             by_transient: self.by_transient.clone(),
             calibration_error: self.calibration_error,
+            reliability: self.reliability.clone(),
             shipped: self.shipped.clone(),
             seeds: self.seeds.clone(),
             history: self.history.clone(),

@@ -165,8 +165,7 @@ mod tests {
             name: (*name).to_owned(),
             label: "forest".to_owned(),
             group: (*group).to_owned(),
-            source: String::new(),
-            licence: String::new(),
+            ..Clip::default()
         });
         let labels = LabelMap::builtin().unwrap();
         let library = Library::new(clips.collect(), vec![0; sounds.len()], &labels);

@@ -673,7 +673,7 @@ mod tests {
             label: label.into(),
             group: name.into(),
             source: "here".into(),
-            licence: String::new(),
+            ..Clip::default()
         };
         let clips = vec![
             clip("shot0", "gun_shot"),

@@ -77,12 +77,13 @@ pub fn print_judgement(
     for rate in judged.rates.iter().chain([shipped]) {
         let name =
             rate.per_hour.map_or_else(|| "as shipped".to_owned(), |rate| format!("{rate}/h"));
+        let [low, high] = rate.interval_per_hour.unwrap_or([f64::NAN; 2]);
         writeln!(
             out,
-            "{name}: threshold {:.4}, {} false alarms {:?}",
+            "{name}: threshold {:.4}, {} false alarms ({low:.2} to {high:.2} an hour) {:?}",
             rate.threshold, rate.false_alarms, rate.by_label
         )?;
-        for line in &rate.recall {
+        for line in rate.overall.iter().chain(&rate.recall) {
             writeln!(
                 out,
                 "    {:28} {:12} {:4}/{:4} {:.3} {:.2?}",
