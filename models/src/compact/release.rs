@@ -223,6 +223,7 @@ impl Release<'_> {
             calibration_error: evaluation.calibration_error,
             reliability: &evaluation.reliability,
             shipped: &evaluation.shipped,
+            remarks: &[],
         };
         page.html()
     }

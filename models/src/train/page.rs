@@ -30,6 +30,8 @@ pub struct Page<'a> {
     pub reliability: &'a [CalibrationBin],
     /// What the shipped threshold does.
     pub shipped: &'a RatePoint,
+    /// More that is to be said of the numbers.
+    pub remarks: &'a [String],
 }
 
 impl Page<'_> {
@@ -51,14 +53,17 @@ impl Page<'_> {
         let _ = write!(
             out,
             "<p>Background: {} clips, {:.2} h, each clip counted in every form that it was heard in. \
-             Average precision over clips {}, ROC area {}, calibration error {}.</p>\
-             <h2>Recall against false alarms</h2>",
+             Average precision over clips {}, ROC area {}, calibration error {}.</p>",
             judgement.background_clips,
             judgement.background_hours,
             shown(judgement.average_precision),
             shown(judgement.roc_auc),
             shown(self.calibration_error)
         );
+        for remark in self.remarks {
+            let _ = write!(out, "<p>{}</p>", escaped(remark));
+        }
+        out.push_str("<h2>Recall against false alarms</h2>");
         out.push_str(&curve(&judgement.curve));
         self.rates(&mut out);
         self.alarms(&mut out);
@@ -342,6 +347,7 @@ mod tests {
             calibration_error: Some(0.031),
             reliability: &[CalibrationBin { from: 0.8, count: 90, confidence: 0.9, accuracy: 0.85 }],
             shipped: &rate,
+            remarks: &["A remark.".to_owned()],
         };
         let html = page.html();
         // Two sources, precision, and calibration with its ideal.
@@ -350,6 +356,7 @@ mod tests {
         assert!(html.contains("&lt;near&gt;") && !html.contains("<near>"));
         for part in [
             "<th>1/h</th><th>shipped (chosen for 1/h)</th>",
+            "<p>A remark.</p>",
             "<td>1.00 (0.12–3.61)</td>",
             "<tr><td>thunder &amp; rain</td><td>10</td><td>0.500</td><td>2</td><td>2</td></tr>",
             "<tr><td>wind</td><td>20</td><td>1.500</td><td>0</td><td>0</td></tr>",
