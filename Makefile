@@ -24,6 +24,7 @@ lint: ## Formatting and lints
 	@$(SETUP) need_rust
 	cargo fmt --all --check
 	cargo clippy $(ALL) -- -D warnings
+	cargo clippy --workspace --all-targets "$${WITHOUT_MICROPHONE[@]}" -- -D warnings
 	cargo check -p ecosight-shared --no-default-features
 
 deps-check: ## Licences, bans and sources of dependencies; known vulnerabilities

@@ -70,6 +70,9 @@ need_compiler() {
 have_alsa() {
     pkg-config --exists alsa 2>/dev/null || install_packages libasound2-dev
 }
+# All features but that one, for a build of the whole workspace: every dependency keeps its set.
+WITHOUT_MICROPHONE=(--no-default-features --features
+    ecosight-shared/default,ecosight-shared/release,ecosight-models/train,ecosight-cloud/default)
 
 # python_tools PACKAGE...: command-line tools that come as wheels, in a private environment.
 python_tools() {
@@ -80,12 +83,20 @@ python_tools() {
     "$ECOSIGHT_TOOLS/bin/pip" install -q --disable-pip-version-check "$@" >&2
 }
 
-# take_yamnet BIN: imports YAMNet where its file is at hand and no other place was named. Without it
-# the programs listen with their own compact network.
+# take_yamnet BIN [--download]: imports YAMNet where its file is at hand and no other place was named, or
+# asks its publisher for it. Without it the programs listen with their own compact network.
 take_yamnet() {
-    local at_hand=${ECOSIGHT_SHARED:-../shared}/yamnet/yamnet.tflite
-    [ -z "${ECOSIGHT_YAMNET:-}" ] && [ -f "$at_hand" ] || return 0
-    [ -f "${XDG_DATA_HOME:-$HOME/.local/share}/ecosight/yamnet.onnx" ] || "$1/ecosight-models" import-yamnet "$at_hand"
+    local at_hand=${ECOSIGHT_SHARED:-../shared}/yamnet/yamnet.tflite place
+    [ -z "${ECOSIGHT_YAMNET:-}" ] || return 0
+    for place in "${XDG_DATA_HOME:-$HOME/.local/share}/ecosight" /var/lib/ecosight/models; do
+        [ ! -f "$place/yamnet.onnx" ] || return 0
+    done
+    if [ -f "$at_hand" ]; then
+        "$1/ecosight-models" import-yamnet "$at_hand"
+    elif [ "${2:-}" = --download ]; then
+        # Says itself what to do by hand; what was built runs without it.
+        "$1/ecosight-models" import-yamnet --download >&2 || say "Going on without YAMNet."
+    fi
 }
 
 need_node() {

@@ -6,6 +6,8 @@
 //! as its last sample is heard; only the compact network's picture reaches one hop beyond it, and
 //! a windower that makes it holds each window back for as long.
 
+use std::sync::Arc;
+
 use crate::audio::sane;
 use crate::compact::{self, Patch, Spectrogram};
 use crate::logmel::{
@@ -37,10 +39,10 @@ pub struct Window {
     /// Median level of the context in that band: the last 5 s up to the window's end, dBFS.
     pub noise_floor_dbfs: f32,
     end_sample: u64,
-    log_mel: Box<[f32; PATCH_LEN]>,
+    log_mel: Arc<[f32; PATCH_LEN]>,
     transient: [f32; transient::LEN],
     speech: Option<f32>,
-    ahead: Option<Box<Prospect>>,
+    ahead: Option<Arc<Prospect>>,
 }
 
 /// What is known of a window only a hop after its end.
@@ -48,6 +50,12 @@ pub struct Window {
 struct Prospect {
     patch: Patch,
     following: [f32; transient::LEN],
+}
+
+impl Prospect {
+    fn blank() -> Self {
+        Self { patch: Patch::blank(), following: [0.0; transient::LEN] }
+    }
 }
 
 impl Window {
@@ -68,7 +76,7 @@ impl Window {
             level_dbfs,
             noise_floor_dbfs,
             end_sample,
-            log_mel,
+            log_mel: Arc::from(log_mel),
             transient,
             speech: None,
             ahead: None,
@@ -112,7 +120,8 @@ impl Window {
 ///
 /// Push sound as it comes and take windows until there are none. Pushed sound waits here until
 /// its windows are taken (64 kB a second), so drain after each push; nothing else grows. How the
-/// stream is cut into pushes changes no bit of any window.
+/// stream is cut into pushes changes no bit of any window. Once the first windows are through, nothing
+/// is allocated as long as no more than eight are kept at a time: what a dropped one held serves again.
 ///
 /// The windows are those of TF-Hub's YAMNet: the first spans samples 0 to 15,600, the next begins
 /// 7,680 later; [`Windower::finish`] pads the last hop with zeros, and a stream shorter than one
@@ -136,6 +145,7 @@ pub struct Windower {
     /// Samples since then.
     heard: u64,
     finished: bool,
+    patches: Reused<[f32; PATCH_LEN]>,
 }
 
 /// What a windower may add to its windows.
@@ -153,6 +163,33 @@ struct Ahead {
     spectrogram: Spectrogram,
     /// Complete but for its picture.
     held: Option<Window>,
+    prospects: Reused<Prospect>,
+}
+
+/// So many parts of windows are kept for use again.
+const REUSED_MAX: usize = 8;
+
+/// Parts of windows that are given out, and written again when no window holds them any more.
+struct Reused<T>(Vec<Arc<T>>);
+
+impl<T: Clone> Reused<T> {
+    fn new() -> Self {
+        Self(Vec::with_capacity(REUSED_MAX))
+    }
+
+    /// One that `write` has filled: one that no window holds any more, else a fresh one.
+    fn filled(&mut self, fresh: impl FnOnce() -> T, write: impl FnOnce(&mut T)) -> Arc<T> {
+        let free = self.0.iter_mut().position(|part| Arc::get_mut(part).is_some());
+        let mut part = match free {
+            Some(free) => self.0.swap_remove(free),
+            None => Arc::new(fresh()),
+        };
+        write(Arc::make_mut(&mut part));
+        if self.0.len() < REUSED_MAX {
+            self.0.push(Arc::clone(&part));
+        }
+        part
+    }
 }
 
 impl Windower {
@@ -166,7 +203,11 @@ impl Windower {
         Self {
             log_mel: LogMel::new(),
             transient: Transient::new(),
-            ahead: extras.ahead.then(|| Ahead { spectrogram: Spectrogram::new(), held: None }),
+            ahead: extras.ahead.then(|| Ahead {
+                spectrogram: Spectrogram::new(),
+                held: None,
+                prospects: Reused::new(),
+            }),
             speech: extras.speech.then(SpeechJudge::new),
             frames: Vec::with_capacity(2 * PATCH_FRAMES),
             frame_count: 0,
@@ -175,6 +216,7 @@ impl Windower {
             origin: 0,
             heard: 0,
             finished: false,
+            patches: Reused::new(),
         }
     }
 
@@ -290,9 +332,8 @@ impl Windower {
         let measure = self.transient.measure(real_frames);
         let speech = self.speech.as_mut().map(|judge| judge.judge(start, end));
         let peak = (measure.peak_frame * FRAME_HOP as u64 + STRESS_SAMPLES).min(end - 1);
-        let mut log_mel = Box::new([0.0; PATCH_LEN]);
         let newest = self.frames[self.frames.len() - PATCH_FRAMES..].as_flattened();
-        log_mel.copy_from_slice(newest);
+        let log_mel = self.patches.filled(|| [0.0; PATCH_LEN], |patch| patch.copy_from_slice(newest));
         Window {
             start_sample: self.origin + start,
             peak_sample: self.origin + peak,
@@ -314,8 +355,11 @@ impl Windower {
             let frame = (FRAME_HOP * compact::FRAME_STEPS) as u64;
             let heard =
                 self.heard.min(start + (PATCH_SAMPLES + compact::LOOK_AHEAD_SAMPLES) as u64);
-            let patch = ahead.spectrogram.patch(end / frame, Spectrogram::frames_in(heard));
-            window.ahead = Some(Box::new(Prospect { patch, following }));
+            let frames = Spectrogram::frames_in(heard);
+            window.ahead = Some(ahead.prospects.filled(Prospect::blank, |prospect| {
+                ahead.spectrogram.patch(end / frame, frames, &mut prospect.patch);
+                prospect.following = following;
+            }));
             window.end_sample = self.origin + heard;
         }
         window

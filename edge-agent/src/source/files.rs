@@ -3,14 +3,12 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use ecosight_models::audio::AudioReader;
+use ecosight_models::audio::{AudioReader, has_sound_ending};
 use ecosight_models::one_line;
 use sha2::{Digest, Sha256};
 
 use super::{Begin, Read, Source, SourceError, block, decode_limits};
 use crate::config::{self, SourceKind};
-
-const ENDINGS: [&str; 6] = ["wav", "wave", "flac", "ogg", "oga", "mp3"];
 
 /// Recordings one after the other.
 pub struct Files {
@@ -163,11 +161,6 @@ fn collect(directory: &Path, found: &mut Vec<PathBuf>) -> std::io::Result<()> {
         }
     }
     Ok(())
-}
-
-fn has_sound_ending(path: &Path) -> bool {
-    let ending = path.extension().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
-    ENDINGS.contains(&ending.as_str())
 }
 
 /// The recordings by path and size.

@@ -59,9 +59,11 @@ struct Open {
 
 impl Microphone {
     /// The configured microphone; opened at the first read.
-    #[must_use]
-    pub fn new(config: &config::Source, health: Arc<Health>) -> Self {
-        Self {
+    ///
+    /// # Errors
+    /// None here: a program without the feature `microphone` has one.
+    pub fn new(config: &config::Source, health: Arc<Health>) -> Result<Self, SourceError> {
+        Ok(Self {
             device: config.device.clone(),
             rate: config.rate,
             channels: config.channels,
@@ -71,7 +73,7 @@ impl Microphone {
             closing: Vec::new(),
             retry_at: Instant::now(),
             deaf_since: None,
-        }
+        })
     }
 
     /// Opens the device once and closes it again: for a check.

@@ -5,6 +5,10 @@
 
 mod files;
 pub mod funnel;
+#[cfg(feature = "microphone")]
+mod microphone;
+#[cfg(not(feature = "microphone"))]
+#[path = "no_microphone.rs"]
 mod microphone;
 mod pace;
 mod scene;
@@ -91,8 +95,14 @@ pub enum SourceError {
     /// The driver does not let go of streams that are gone: a new process is needed.
     #[error("the sound driver hangs; the agent must be started again")]
     Hanging,
+    /// The program was built without the feature `microphone`.
+    #[error(
+        "this program was built without the microphone; set source.kind to another source, or build \
+         it where libasound2-dev is installed, with the feature `microphone`"
+    )]
+    NoMicrophone,
     /// A directory without a single recording.
-    #[error("no recordings (.wav, .flac, .ogg, .mp3) below {path}")]
+    #[error("no recordings (.{}) below {path}", ecosight_models::audio::ENDINGS.join(", ."))]
     Empty {
         /// The directory.
         path: PathBuf,
@@ -128,7 +138,8 @@ pub(crate) fn decode_limits() -> DecodeLimits {
 /// Opens what the configuration names, at `begin` if it is a replay.
 ///
 /// # Errors
-/// See [`SourceError`]. A microphone that is not there is no error: it is retried for ever.
+/// See [`SourceError`]. A microphone that is not there is no error: it is retried for ever; one that
+/// this program cannot listen to is.
 pub fn open(
     config: &config::Source,
     begin: Begin,
@@ -136,7 +147,7 @@ pub fn open(
 ) -> Result<Box<dyn Source>, SourceError> {
     let source: Box<dyn Source> = match config.kind {
         SourceKind::Microphone => {
-            return Ok(Box::new(Microphone::new(config, Arc::clone(health))));
+            return Ok(Box::new(Microphone::new(config, Arc::clone(health))?));
         }
         SourceKind::Stdin => return Ok(Box::new(RawPcm::stdin(config, Arc::clone(health))?)),
         SourceKind::File | SourceKind::Directory => Box::new(Files::open(config, begin)?),

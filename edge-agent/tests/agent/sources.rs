@@ -9,7 +9,6 @@ use ecosight_agent::config::{self, SourceKind, Speed};
 use ecosight_agent::health::Health;
 use ecosight_agent::source::funnel::{Drained, funnel};
 use ecosight_agent::source::{self, Begin, RawPcm, Read, Source, SourceError};
-use ecosight_shared::SourceState;
 use tempfile::tempdir;
 
 use crate::support::{Random, write_wav};
@@ -272,6 +271,7 @@ fn a_late_listener_hears_what_waited_before_what_a_driver_lost() {
     assert!(gaps.len() > expected_breaks / 2, "{} breaks", gaps.len());
 }
 
+#[cfg(feature = "microphone")]
 #[test]
 fn a_microphone_that_is_not_there_is_retried_and_reported() {
     let health = health();
@@ -284,7 +284,17 @@ fn a_microphone_that_is_not_there_is_retried_and_reported() {
         assert_eq!(source.read(&mut block).expect("no error"), Read::Nothing);
     }
     assert!(block.is_empty());
-    assert_eq!(health.source(), SourceState::Recovering);
+    assert_eq!(health.source(), ecosight_shared::SourceState::Recovering);
+}
+
+#[cfg(not(feature = "microphone"))]
+#[test]
+fn a_program_without_the_microphone_refuses_it_and_says_what_to_do() {
+    let settings = config::Source::default();
+    let refused = source::open(&settings, Begin::default(), &health()).map(|_| ());
+    let said = refused.expect_err("nothing to open").to_string();
+    assert!(said.contains("source.kind") && said.contains("libasound2-dev"), "{said}");
+    assert_eq!(source::Microphone::probe(&settings), Err(said));
 }
 
 fn copy(mut from: Cursor<Vec<u8>>, to: &Path) {

@@ -44,6 +44,18 @@ pub(crate) fn sane(sample: f32) -> f32 {
     if sample.is_finite() { sample.clamp(-SAMPLE_LIMIT, SAMPLE_LIMIT) } else { 0.0 }
 }
 
+/// Endings of the files that a search of a directory takes for sound. What a named file is, its
+/// content says.
+pub const ENDINGS: [&str; 9] =
+    ["wav", "wave", "flac", "ogg", "oga", "mp3", "m4a", "aac", "mp4"];
+
+/// Whether a file's name ends as one of [`ENDINGS`].
+#[must_use]
+pub fn has_sound_ending(path: &Path) -> bool {
+    let ending = path.extension().unwrap_or_default();
+    ENDINGS.iter().any(|known| ending.eq_ignore_ascii_case(known))
+}
+
 /// MP3's encoders count their frames each in their way: one more or less is no damage.
 const MP3_SLACK_FRAMES: u64 = 2 * 1152;
 /// AAC's encoders put up to two frames of their own before the sound, and a last one that is part

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc;
 
 use clap::Args;
-use ecosight_models::audio::DecodeLimits;
+use ecosight_models::audio::{self, DecodeLimits};
 use ecosight_models::heard::{Heard, json_line, paragraph};
 use ecosight_models::{Classifier, ClassifierOptions};
 
@@ -17,7 +17,8 @@ use super::ModelArguments;
 
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
-    /// Sound files (WAV, FLAC, OGG Vorbis, MP3), and directories, which are searched for them.
+    /// Sound files (WAV, FLAC, OGG Vorbis, MP3, AAC as M4A, MP4 or bare), and directories, which are
+    /// searched for them.
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
     #[command(flatten)]
@@ -25,7 +26,9 @@ pub(crate) struct Arguments {
     /// Also give every window's scores.
     #[arg(long)]
     windows: bool,
-    /// One JSON object a line instead of a table.
+    /// One JSON object a line instead of a table, a line for each file in the order given: {file,
+    /// duration_s, bundle, scores: {class: highest}, events: [{class, start_s, end_s, score, alert}]},
+    /// or {file, error}.
     #[arg(long)]
     json: bool,
 }
@@ -34,8 +37,6 @@ pub(crate) struct Arguments {
 const MAX_SECONDS: f64 = 7.0 * 86_400.0;
 /// Largest file: a week of 48 kHz stereo, 16 bit, is 116 GB; a day of it 17 GB.
 const MAX_BYTES: u64 = 128 << 30;
-/// Endings of the files that a directory is searched for.
-const ENDINGS: [&str; 6] = ["wav", "flac", "ogg", "oga", "mp3", "wave"];
 
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let options = ClassifierOptions { audioset: false, batching: true };
@@ -135,7 +136,7 @@ fn list(named: &[PathBuf]) -> Vec<Result<PathBuf, (PathBuf, String)>> {
         let before = inputs.len();
         walk(path, &mut inputs);
         if inputs.len() == before {
-            let why = format!("no sound files inside (looked for {})", ENDINGS.join(", "));
+            let why = format!("no sound files inside (looked for {})", audio::ENDINGS.join(", "));
             inputs.push(Err((path.clone(), why)));
         }
     }
@@ -159,8 +160,7 @@ fn walk(dir: &Path, inputs: &mut Vec<Result<PathBuf, (PathBuf, String)>>) {
             walk(&path, inputs);
             continue;
         }
-        let ending = path.extension().map(|ending| ending.to_string_lossy().to_ascii_lowercase());
-        if ending.is_some_and(|ending| ENDINGS.contains(&ending.as_str())) {
+        if audio::has_sound_ending(&path) {
             inputs.push(Ok(path));
         }
     }

@@ -13,14 +13,17 @@ use serde::{Deserialize, Serialize};
 use super::scores::{Work, json, read};
 use super::{NETWORK_FILE, STREAM};
 use crate::bundle::{
-    Bundle, Calibration, EVALUATION_FILE, HEAD_FILE, MODEL_CARD_FILE, Manifest, Normalisation,
-    SCHEMA, StreamSpec,
+    Bundle, Calibration, EVALUATION_FILE, EVALUATION_PAGE, HEAD_FILE, MODEL_CARD_FILE, Manifest,
+    Normalisation, SCHEMA, StreamSpec,
 };
+use crate::eval::CalibrationBin;
 use crate::train::artifact::{SourceLine, operating_point, rules, sources, write_proved};
+use crate::train::breakdown::{self, TransientLine};
 use crate::train::card::Card;
 use crate::train::judgement::{self, CONFIRM_WINDOWS, Judgement, RatePoint};
 use crate::train::labels::LabelMap;
 use crate::train::material::Library;
+use crate::train::page::Page;
 use crate::train::table::Table;
 use crate::transient;
 
@@ -51,8 +54,12 @@ pub struct Evaluation {
     pub sources: Vec<SourceLine>,
     /// All networks averaged, out of fold.
     pub judgement: Judgement,
+    /// The same by transient signal-to-noise ratio.
+    pub by_transient: Vec<TransientLine>,
     /// Expected calibration error of the windows' highest class score.
     pub calibration_error: Option<f64>,
+    /// The bins behind it.
+    pub reliability: Vec<CalibrationBin>,
     /// What the shipped threshold does, out of fold.
     pub shipped: RatePoint,
 }
@@ -95,6 +102,7 @@ impl Release<'_> {
             (HEAD_FILE.to_owned(), read(&networks.join(HEAD_FILE))?),
             (EVALUATION_FILE.to_owned(), report),
             (MODEL_CARD_FILE.to_owned(), self.card(&evaluation.0).into_bytes()),
+            (EVALUATION_PAGE.to_owned(), self.page(&evaluation.0).into_bytes()),
         ]);
         let manifest = self.manifest(&evaluation.0, &evaluation.1, normalisation);
         Ok((write_proved(out, manifest, &files, None)?, evaluation.0))
@@ -137,6 +145,9 @@ impl Release<'_> {
         let thresholds = judgement::thresholds(&heard, labels, alert);
         let calling: Vec<f32> =
             thresholds.iter().map(|threshold| threshold.unwrap_or(f32::INFINITY)).collect();
+        let judged = judgement::judge(clips, labels, &heard, &calling);
+        let alerting = labels.alerting();
+        let ratio_db = breakdown::transient_ratios(self.library, alerting)?;
         let evaluation = Evaluation {
             command: self.command.to_owned(),
             protocol: format!(
@@ -145,8 +156,16 @@ impl Release<'_> {
                  band-limited to 3.9 kHz."
             ),
             sources: sources(clips, labels),
-            judgement: judgement::judge(clips, labels, &heard, &calling),
+            by_transient: breakdown::by_transient(
+                clips,
+                &heard,
+                alerting,
+                &ratio_db,
+                &judged.rates,
+            ),
+            judgement: judged,
             calibration_error: judgement::calibration_error(table, logits, training.temperature),
+            reliability: judgement::reliability(table, logits, training.temperature),
             shipped: judgement::rate_point(
                 clips,
                 labels,
@@ -194,6 +213,21 @@ impl Release<'_> {
         }
     }
 
+    fn page(&self, evaluation: &Evaluation) -> String {
+        let page = Page {
+            title: &format!("{} {}", self.name, self.version),
+            protocol: &evaluation.protocol,
+            classes: self.labels.classes.iter().map(|class| class.name.as_str()).collect(),
+            judgement: &evaluation.judgement,
+            by_transient: &evaluation.by_transient,
+            calibration_error: evaluation.calibration_error,
+            reliability: &evaluation.reliability,
+            shipped: &evaluation.shipped,
+            remarks: &[],
+        };
+        page.html()
+    }
+
     fn card(&self, evaluation: &Evaluation) -> String {
         let alert = &self.labels.classes[self.labels.alerting()].name;
         let about = format!(
@@ -208,7 +242,7 @@ impl Release<'_> {
             labels: self.labels,
             protocol: &evaluation.protocol,
             judgement: &evaluation.judgement,
-            by_transient: &[],
+            by_transient: &evaluation.by_transient,
             calibration_error: evaluation.calibration_error,
             shipped: &evaluation.shipped,
             sources: &evaluation.sources,

@@ -47,13 +47,19 @@ pub struct Patch {
     pub median_db: [f32; BANDS],
 }
 
+impl Patch {
+    pub(crate) fn blank() -> Self {
+        Self { values: [0.0; PATCH_LEN], median_db: [0.0; BANDS] }
+    }
+}
+
 /// Share of each of some neighbouring bins in a band.
 struct Triangle {
     first_bin: usize,
     weights: Vec<f32>,
 }
 
-/// Band levels of the last seconds. Allocates only when it is made, and a patch for each window.
+/// Band levels of the last seconds. Allocates only when it is made.
 pub(crate) struct Spectrogram {
     triangles: Vec<Triangle>,
     /// Mean squares of the first half of the frame that is not whole yet.
@@ -123,9 +129,9 @@ impl Spectrogram {
         self.levels.last()
     }
 
-    /// The patch whose frames end before frame `end`, counted from the start of the stream. Only
-    /// the first `heard` frames of the stream hold sound.
-    pub(crate) fn patch(&mut self, end: u64, heard: u64) -> Patch {
+    /// Writes the patch whose frames end before frame `end`, counted from the start of the stream.
+    /// Only the first `heard` frames of the stream hold sound.
+    pub(crate) fn patch(&mut self, end: u64, heard: u64, patch: &mut Patch) {
         let heard = heard.min(self.frames).min(end);
         let oldest = self.frames - self.levels.len() as u64;
         let from = heard.saturating_sub(CONTEXT_FRAMES as u64).max(oldest).min(heard);
@@ -140,7 +146,7 @@ impl Spectrogram {
             }
         });
         let mean_db = median_db.iter().sum::<f32>() / BANDS as f32;
-        let mut patch = Patch { values: [0.0; PATCH_LEN], median_db };
+        patch.median_db = median_db;
         let (absolute, relative) = patch.values.split_at_mut(PATCH_FRAMES * BANDS);
         let planes =
             absolute.as_chunks_mut::<BANDS>().0.iter_mut().zip(relative.as_chunks_mut::<BANDS>().0);
@@ -153,7 +159,6 @@ impl Spectrogram {
                 relative[band] = ((frame[band] - median_db[band]) / UNIT_DB).clamp(-LIMIT, LIMIT);
             }
         }
-        patch
     }
 
     /// Whole frames in the first `samples` samples of a stream.

@@ -1,7 +1,9 @@
 //! Whether a score of 0.8 is right eight times in ten.
 
+use serde::{Deserialize, Serialize};
+
 /// Predictions whose confidence fell into one bin.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CalibrationBin {
     /// Lower edge of the bin; all bins are equally wide on 0..=1.
     pub from: f64,

@@ -8,6 +8,7 @@ mod alarms;
 mod bootstrap;
 mod calibration;
 mod classes;
+mod poisson;
 mod ranking;
 
 pub use alarms::{Operating, alarm_threshold, operating_point, paired_peak};
@@ -15,4 +16,5 @@ pub use alarms::{Operating, alarm_threshold, operating_point, paired_peak};
 pub use bootstrap::{Interval, bootstrap_by_group};
 pub use calibration::{CalibrationBin, expected_calibration_error, reliability};
 pub use classes::{ClassReport, Confusion};
+pub use poisson::poisson_interval;
 pub use ranking::{PrecisionRecall, average_precision, precision_recall_curve, roc_auc};

@@ -8,19 +8,22 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use super::breakdown::TransientLine;
 use super::card::Card;
 use super::dataset::Clip;
 use super::fit::{Epoch, Recipe};
 use super::head::Head;
-use super::judgement::{CONFIRM_WINDOWS, Judgement, RatePoint, Recall, TransientLine};
+use super::judgement::{CONFIRM_WINDOWS, Judgement, RatePoint, Recall};
 use super::labels::{Class, LabelMap};
 use super::material::{Copies, Form};
 use super::page::Page;
+use super::report::flattered;
 use super::second::SecondLine;
 use crate::bundle::{
     BackboneSpec, Bundle, Calibration, EVALUATION_FILE, EVALUATION_PAGE, GoldenClip, HEAD_FILE,
     MODEL_CARD_FILE, Manifest, OperatingPoint, RuleSpec, SCHEMA, write_bundle,
 };
+use crate::eval::CalibrationBin;
 use crate::yamnet::golden::Sound;
 use crate::{Classifier, compact};
 
@@ -85,10 +88,20 @@ pub struct Evaluation {
     pub by_transient: Vec<TransientLine>,
     /// Expected calibration error of the windows' highest class score.
     pub calibration_error: Option<f64>,
+    /// The bins behind it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub reliability: Vec<CalibrationBin>,
     /// What the shipped threshold does, out of fold.
     pub shipped: RatePoint,
     /// Each seed alone, out of fold.
     pub seeds: Vec<SeedLine>,
+    /// Pairs of clips that sound like one recording and were parted by the folds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub likenesses_parted: Option<usize>,
+    /// The first seed by clips dealt to folds at random, whatever recording they are of: what a split
+    /// that leaks would have flattered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub random_split: Option<SeedLine>,
     /// How the epochs of the cross-validation went, the mean over its fits.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub history: Vec<Epoch>,
@@ -204,13 +217,21 @@ impl Release<'_> {
 
     fn page(&self) -> String {
         let evaluation = self.evaluation;
+        let parted = evaluation.likenesses_parted.map(|count| match count {
+            0 => "No two clips of different folds sound like one recording.".to_owned(),
+            count => format!("Pairs of clips in different folds that sound like one recording: {count}."),
+        });
+        let remarks: Vec<String> = parted.into_iter().chain(flattered(evaluation)).collect();
         let page = Page {
             title: &format!("{} {}", self.name, self.version),
             protocol: &evaluation.protocol,
             classes: self.labels.classes.iter().map(|class| class.name.as_str()).collect(),
             judgement: &evaluation.judgement,
             by_transient: &evaluation.by_transient,
+            calibration_error: evaluation.calibration_error,
+            reliability: &evaluation.reliability,
             shipped: &evaluation.shipped,
+            remarks: &remarks,
         };
         page.html()
     }

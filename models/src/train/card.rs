@@ -6,7 +6,8 @@
 use std::fmt::{Arguments, Write as _};
 
 use super::artifact::SourceLine;
-use super::judgement::{CONFIRM_WINDOWS, Judgement, RatePoint, Recall, TransientLine};
+use super::breakdown::TransientLine;
+use super::judgement::{CONFIRM_WINDOWS, Judgement, RatePoint, Recall};
 use super::labels::LabelMap;
 use super::material::Form;
 
@@ -123,13 +124,15 @@ impl Card<'_> {
             shown(judgement.roc_auc),
             shown(self.calibration_error)
         ));
-        page.table(&["operating point", "threshold", "false alarms"], &[]);
+        page.table(&["operating point", "threshold", "false alarms", "an hour (95 %, exact)"], &[]);
         for rate in &judgement.rates {
+            let [low, high] = rate.interval_per_hour.unwrap_or([f64::NAN; 2]);
             page.line(format_args!(
-                "| {}/h | {:.3} | {} |",
+                "| {}/h | {:.3} | {} | {:.2} ({low:.2}–{high:.2}) |",
                 rate.per_hour.unwrap_or_default(),
                 rate.threshold,
-                rate.false_alarms
+                rate.false_alarms,
+                rate.false_alarms as f64 / judgement.background_hours
             ));
         }
         if !self.by_transient.is_empty() {

@@ -8,9 +8,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::{Context, ensure};
 use clap::Args;
+use ndarray::Array2;
 use serde_json::json;
 
 use super::artifact::{self, Evaluation, Release, SeedLine};
+use super::breakdown::{self, TransientLine};
 use super::crossval::{self, OutOfFold};
 use super::dataset::read_manifest;
 use super::details::Details;
@@ -26,11 +28,11 @@ use super::net::Net;
 use super::progress::{Course, Progress, tell_line};
 use super::report::{print_evaluation, print_judgement};
 use super::second::{self, Second};
-use super::sound::Loudness;
-use super::split::folds_of;
+use super::split::{folds_of, random_folds};
 use super::table::{Table, rooted};
 use crate::Classifier;
 use crate::compact::scores::Work;
+use crate::eval::CalibrationBin;
 use crate::features::stream_len;
 
 /// Train a head on labelled recordings and write it as a bundle.
@@ -77,6 +79,14 @@ pub struct TrainArguments {
     /// Folds of the cross-validation.
     #[arg(long, default_value_t = 6)]
     folds: usize,
+    /// Go on although recordings of different groups sound like one and the folds part them; they are
+    /// only told then, and counted in the evaluation.
+    #[arg(long)]
+    allow_leaks: bool,
+    /// Also judge by clips dealt to folds at random, whatever recording they are of, to show what such
+    /// a split would flatter; as long again as the cross-validation.
+    #[arg(long)]
+    random_split: bool,
     /// False alarms per hour of the data's background that the alert threshold is chosen for.
     #[arg(long, default_value_t = 1.0)]
     alarms_per_hour: f64,
@@ -190,6 +200,7 @@ pub fn train(arguments: &TrainArguments) -> anyhow::Result<ExitCode> {
     }
     let fold = folds_of(&clips, arguments.folds, arguments.seed);
     let library = Library::new(clips, fold, &labels);
+    let parted = parted_leaks(&library, arguments)?;
     let silence = labels.classes.iter().position(|class| class.labels.iter().any(|l| l == SILENCE));
     let items = library.items(&labels, arguments.copies(), silence);
 
@@ -268,8 +279,33 @@ pub fn train(arguments: &TrainArguments) -> anyhow::Result<ExitCode> {
         scored = scored.with_second(logits, share);
     }
     let judged = Judged::of(&library, &labels, &table, &scored, &seeds, arguments.alarms_per_hour)?;
-    let evaluation =
+    let mut evaluation =
         judged.evaluation(arguments, &library, &labels, &table, &recipe, second.as_ref());
+    evaluation.likenesses_parted = Some(parted);
+    if arguments.random_split {
+        let by_group: Vec<usize> = table.items.iter().map(|item| item.fold).collect();
+        let fold = random_folds(library.clips().len(), arguments.folds, arguments.seed);
+        for item in &mut table.items {
+            item.fold = item.clip.map_or(item.fold, |clip| fold[clip]);
+        }
+        let seeds = &seeds[..1];
+        let untold = |_: crossval::Told<'_>| {};
+        let scored = crossval::cross_validate(
+            &table,
+            &labels,
+            &details,
+            arguments.folds,
+            &recipe,
+            seeds,
+            &untold,
+        )?;
+        let logits = scored.averaged();
+        evaluation.random_split =
+            Some(SeedLine::of(&library, &labels, &table, &logits, seeds[0], &calling(&judged.thresholds)));
+        for (item, fold) in table.items.iter_mut().zip(by_group) {
+            item.fold = fold;
+        }
+    }
     print_evaluation(&mut std::io::stdout().lock(), &evaluation)?;
     if let Some(path) = &arguments.scores {
         let mut scores = scored.averaged() / judged.temperature;
@@ -320,6 +356,27 @@ pub fn train(arguments: &TrainArguments) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Looks for recordings that are on both sides of a fold, tells of them, and gives their number.
+fn parted_leaks(library: &Library, arguments: &TrainArguments) -> anyhow::Result<usize> {
+    let found = leaks::between_groups(library)?;
+    let parted: Vec<String> = found
+        .iter()
+        .filter(|like| like.is_parted(library))
+        .map(|like| like.text(library))
+        .collect();
+    ensure!(
+        parted.is_empty() || arguments.allow_leaks,
+        "clips of different groups sound like one recording, and the folds part them:\n  {}\n\
+         Listen to them and give those of one recording one group in {}, or go on with --allow-leaks",
+        parted.join("\n  "),
+        arguments.data.display()
+    );
+    for text in &parted {
+        eprintln!("on both sides of a fold, it seems: {text}");
+    }
+    Ok(parted.len())
+}
+
 /// The compact bundle to take in, and where its cross-validation is.
 fn second_ear(
     arguments: &TrainArguments,
@@ -355,26 +412,15 @@ pub fn leaks(arguments: &LeaksArguments) -> anyhow::Result<ExitCode> {
     let audio = audio_folder(&arguments.data, arguments.audio.as_deref());
     let clips = read_manifest(&arguments.data, audio)?;
     let fold = folds_of(&clips, arguments.folds, arguments.seed);
-    let library = Library::new(clips, fold.clone(), &labels);
+    let library = Library::new(clips, fold, &labels);
     let found = leaks::between_groups(&library)?;
     let mut out = std::io::stdout().lock();
     let mut parted = 0;
     for like in &found {
-        let (one, other) = like.clips;
-        let [a, b] = [one, other].map(|clip| &library.clips()[clip]);
-        let apart = fold[one] != fold[other];
+        let apart = like.is_parted(&library);
         parted += usize::from(apart);
-        writeln!(
-            out,
-            "{:.2} of {} pairs, {}: {} ({}) and {} ({})",
-            like.share,
-            like.agreeing,
-            if apart { "parted" } else { "together" },
-            a.name,
-            a.group,
-            b.name,
-            b.group
-        )?;
+        let how = if apart { "parted" } else { "together" };
+        writeln!(out, "{how}  {}", like.text(&library))?;
     }
     writeln!(
         out,
@@ -460,13 +506,42 @@ const PLAIN: Copies = Copies {
     staged: 0,
 };
 
+/// What clips are called by: classes that raise no event never are.
+fn calling(thresholds: &[Option<f32>]) -> Vec<f32> {
+    thresholds.iter().map(|threshold| threshold.unwrap_or(f32::INFINITY)).collect()
+}
+
+impl SeedLine {
+    /// Judges the logits of one network.
+    fn of(
+        library: &Library,
+        labels: &LabelMap,
+        table: &Table,
+        logits: &Array2<f32>,
+        seed: u64,
+        calling: &[f32],
+    ) -> Self {
+        let temperature = crossval::temperature(table, logits);
+        let heard = judgement::heard(table, logits, temperature);
+        let judged = judgement::judge(library.clips(), labels, &heard, calling);
+        let mut recall: BTreeMap<String, Vec<f64>> = BTreeMap::new();
+        for line in judged.rates.iter().flat_map(|rate| &rate.recall) {
+            if line.form == Form::Plain {
+                recall.entry(line.source.clone()).or_default().push(line.recall);
+            }
+        }
+        Self { seed, average_precision: judged.average_precision, recall }
+    }
+}
+
 /// The cross-validation, judged.
 struct Judged {
     temperature: f32,
     thresholds: Vec<Option<f32>>,
     judgement: Judgement,
-    by_transient: Vec<judgement::TransientLine>,
+    by_transient: Vec<TransientLine>,
     calibration_error: Option<f64>,
+    reliability: Vec<CalibrationBin>,
     shipped: RatePoint,
     seeds: Vec<SeedLine>,
     history: Vec<Epoch>,
@@ -488,39 +563,23 @@ impl Judged {
         let alert = judgement::rate_threshold(&heard, labels, alarms_per_hour)
             .context("the data hold no background to count false alarms on")?;
         let thresholds = judgement::thresholds(&heard, labels, alert);
-        let calling: Vec<f32> =
-            thresholds.iter().map(|threshold| threshold.unwrap_or(f32::INFINITY)).collect();
+        let calling = calling(&thresholds);
         let per_seed = scored
             .by_seed()
             .zip(seeds)
-            .map(|(logits, &seed)| {
-                let temperature = crossval::temperature(table, &logits);
-                let heard = judgement::heard(table, &logits, temperature);
-                let judged = judgement::judge(clips, labels, &heard, &calling);
-                let mut recall: BTreeMap<String, Vec<f64>> = BTreeMap::new();
-                for line in judged.rates.iter().flat_map(|rate| &rate.recall) {
-                    if line.form == Form::Plain {
-                        recall.entry(line.source.clone()).or_default().push(line.recall);
-                    }
-                }
-                SeedLine { seed, average_precision: judged.average_precision, recall }
-            })
+            .map(|(logits, &seed)| SeedLine::of(library, labels, table, &logits, seed, &calling))
             .collect();
         let alerting = labels.alerting();
-        let mut ratio_db = BTreeMap::new();
-        for clip in (0..clips.len()).filter(|&clip| library.class(clip) == alerting) {
-            if let Some(loudness) = Loudness::of(&library.sound(clip)?) {
-                ratio_db.insert(clip, loudness.snr_db());
-            }
-        }
+        let ratio_db = breakdown::transient_ratios(library, alerting)?;
         let judgement = judgement::judge(clips, labels, &heard, &calling);
         let by_transient =
-            judgement::by_transient(clips, &heard, alerting, &ratio_db, &judgement.rates);
+            breakdown::by_transient(clips, &heard, alerting, &ratio_db, &judgement.rates);
         Ok(Self {
             temperature,
             judgement,
             by_transient,
             calibration_error: judgement::calibration_error(table, &logits, temperature),
+            reliability: judgement::reliability(table, &logits, temperature),
             shipped: judgement::rate_point(clips, labels, &heard, alert, Some(alarms_per_hour)),
             thresholds,
             seeds: per_seed,
@@ -572,9 +631,12 @@ impl Judged {
             judgement: self.judgement.clone(),
             by_transient: self.by_transient.clone(),
             calibration_error: self.calibration_error,
+            reliability: self.reliability.clone(),
             shipped: self.shipped.clone(),
             seeds: self.seeds.clone(),
             history: self.history.clone(),
+            likenesses_parted: None,
+            random_split: None,
         }
     }
 }

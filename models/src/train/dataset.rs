@@ -1,12 +1,13 @@
 //! Path: manifest (CSV) → this → recordings with label and group
 //!
 //! A manifest needs the columns `path` and `label`. `group` (or `recording_id`) names what must
-//! stay on one side of every split; `source` and `licence` go into the model card.
+//! stay on one side of every split; `source` and `licence` go into the model card; how a clip was
+//! recorded (`original_rate_hz`) and from how far (`distance_m`) into the tables of the evaluation.
 
 use std::path::{Path, PathBuf};
 
 /// One labelled clip.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Clip {
     /// The sound file.
     pub path: PathBuf,
@@ -20,6 +21,10 @@ pub struct Clip {
     pub source: String,
     /// Terms of use as stated; empty when not stated.
     pub licence: String,
+    /// Samples a second of the recorder; `None` when not stated. What the file has may be more.
+    pub rate_hz: Option<u32>,
+    /// Metres from what is heard to the recorder; `None` when not stated.
+    pub distance_m: Option<f32>,
 }
 
 /// Why a manifest cannot be used. The caller reports it and stops before any work is done.
@@ -36,7 +41,7 @@ pub enum DatasetError {
     /// A needed column is missing.
     #[error(
         "manifest {path} has no column {column:?}; needed are path and label, optional are group \
-         (or recording_id), source and licence"
+         (or recording_id), source, licence, original_rate_hz and distance_m"
     )]
     Column {
         /// The manifest.
@@ -53,6 +58,18 @@ pub enum DatasetError {
         line: u64,
         /// The empty field.
         column: &'static str,
+    },
+    /// A field that holds a number holds something else.
+    #[error("manifest {path}, line {line}: {column} is {text:?}, expected a number above 0")]
+    Number {
+        /// The manifest.
+        path: PathBuf,
+        /// Line of the record, from 1.
+        line: u64,
+        /// The field.
+        column: &'static str,
+        /// What it holds.
+        text: String,
     },
     /// A file is listed twice: it could land on both sides of a split.
     #[error("manifest {path}, line {line}: {name} is listed a second time")]
@@ -117,6 +134,7 @@ pub fn read_listed(manifest: &Path, audio: &Path) -> Result<Vec<Clip>, DatasetEr
     let (path, label) = (needed("path")?, needed("label")?);
     let group = column("group").or_else(|| column("recording_id"));
     let (source, licence) = (column("source"), column("licence"));
+    let (rate, distance) = (column("original_rate_hz"), column("distance_m"));
 
     let mut clips = Vec::new();
     let mut seen = std::collections::HashSet::new();
@@ -130,6 +148,16 @@ pub fn read_listed(manifest: &Path, audio: &Path) -> Result<Vec<Clip>, DatasetEr
             }
             text => Ok(text),
         };
+        let number = |index: Option<usize>, column: &'static str| match index.map(&field) {
+            None => Ok(None),
+            Some(text) if text.is_empty() => Ok(None),
+            Some(text) => match text.parse::<f32>() {
+                Ok(number) if number.is_finite() && number > 0.0 => Ok(Some(number)),
+                _ => {
+                    Err(DatasetError::Number { path: manifest.to_owned(), line, column, text })
+                }
+            },
+        };
         let name = filled(path, "path")?;
         if !seen.insert(name.clone()) {
             return Err(DatasetError::Twice { path: manifest.to_owned(), line, name });
@@ -140,6 +168,8 @@ pub fn read_listed(manifest: &Path, audio: &Path) -> Result<Vec<Clip>, DatasetEr
             group: group.map_or_else(|| name.clone(), &field),
             source: source.map(&field).unwrap_or_default(),
             licence: licence.map(&field).unwrap_or_default(),
+            rate_hz: number(rate, "original_rate_hz")?.map(|rate| rate as u32),
+            distance_m: number(distance, "distance_m")?,
             name,
         });
     }
@@ -171,13 +201,15 @@ mod tests {
 
     #[test]
     fn columns_are_found_by_name_in_any_order() {
-        let text = "label,licence,path,recording_id,more\ndog,\"CC BY, 3.0\",a.wav,r1,x\n";
+        let text = "label,licence,path,recording_id,more,original_rate_hz,distance_m\n\
+                    dog,\"CC BY, 3.0\",a.wav,r1,x,8000,\n";
         let (dir, path) = manifest(text, &["a.wav"]);
         let clips = read_manifest(&path, dir.path()).unwrap();
         let clip = &clips[0];
         assert_eq!((clip.label.as_str(), clip.group.as_str()), ("dog", "r1"));
         assert_eq!(clip.licence, "CC BY, 3.0");
         assert_eq!(clip.source, "");
+        assert_eq!((clip.rate_hz, clip.distance_m), (Some(8_000), None));
     }
 
     #[test]
@@ -199,5 +231,7 @@ mod tests {
         assert!(fault("path,label\na.wav,dog\nb.wav,dog\n").contains("1 of 2 files"));
         assert!(fault("path,label\n").contains("no clip"));
         assert!(fault("path,label\na.wav\n").contains("line: 2"));
+        let far = fault("path,label,distance_m\na.wav,dog,far\n");
+        assert!(far.contains("line 2") && far.contains("distance_m") && far.contains("far"), "{far}");
     }
 }

@@ -3,11 +3,12 @@
 //! A clip is judged as the detector would judge it: by the highest mean of two neighbouring
 //! windows. Rates are per hour over all clips that hold no alert, as files are and band-limited.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ndarray::{Array2, Axis};
 use serde::{Deserialize, Serialize};
 
+use super::breakdown::{self, AlikeLine};
 use super::dataset::Clip;
 use super::labels::{Class, LabelMap};
 use super::material::Form;
@@ -34,8 +35,10 @@ const CAUTIOUS: f32 = 0.9;
 /// Bins of the calibration error.
 const BINS: usize = 15;
 const BOOTSTRAP_DRAWS: usize = 1000;
-/// Where one group of transient signal-to-noise ratios ends and the next begins, dB.
-const TRANSIENT_STEPS_DB: [f32; 4] = [10.0, 15.0, 20.0, 25.0];
+/// Part of the exact intervals that holds the true rate.
+const CONFIDENCE: f64 = 0.95;
+/// Points that a precision-recall curve is drawn through, one for each such step of recall.
+const PRECISION_STEPS: f64 = 100.0;
 
 /// One clip in one form.
 #[derive(Clone, Debug)]
@@ -82,7 +85,13 @@ pub struct RatePoint {
     pub threshold: f32,
     /// False alarms over all background.
     pub false_alarms: usize,
-    /// The same by label of the background.
+    /// 95 % interval of their rate per hour, exact where they come by chance (Poisson).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interval_per_hour: Option<[f64; 2]>,
+    /// Recall over all sources, in the form of the files.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub overall: Option<Recall>,
+    /// False alarms by label of the background.
     pub by_label: BTreeMap<String, usize>,
     /// Recall by source and form.
     pub recall: Vec<Recall>,
@@ -97,17 +106,24 @@ pub struct CurvePoint {
     pub recall: BTreeMap<String, f64>,
 }
 
-/// Recall of sounds that stand out of their surroundings by about as much.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct TransientLine {
-    /// Source of the recordings.
-    pub source: String,
-    /// Least transient signal-to-noise ratio of these clips, dB.
-    pub from_db: f32,
-    /// Clips.
+/// Background of one label.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Measured {
+    /// Clips, each counted in every form that rates are counted on.
     pub clips: usize,
-    /// Recall at each of the rates.
-    pub recall: Vec<f64>,
+    /// Their hours.
+    pub hours: f64,
+}
+
+/// A point of the precision-recall curve of the alerting class over clips.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PrecisionPoint {
+    /// Lowest score that is called a member.
+    pub threshold: f32,
+    /// Share of the called that is.
+    pub precision: f64,
+    /// Share of the members that is called.
+    pub recall: f64,
 }
 
 /// One class, clip by clip, at the thresholds of the rules.
@@ -138,11 +154,23 @@ pub struct Judgement {
     pub background_hours: f64,
     /// Clips of background behind the rates.
     pub background_clips: usize,
+    /// The same by label.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub background_by_label: BTreeMap<String, Measured>,
     /// Thresholds of the alerting class and what they do.
     pub rates: Vec<RatePoint>,
     /// Recall against false alarms.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub curve: Vec<CurvePoint>,
+    /// Precision against recall, over clips in their own form.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub precision_recall: Vec<PrecisionPoint>,
+    /// Recall by what the recorder's rate was, where the manifest says it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub by_sampling_rate: Vec<AlikeLine>,
+    /// Recall by distance, where the manifest says it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub by_distance: Vec<AlikeLine>,
     /// Average precision of the alerting class over clips, in their own form.
     pub average_precision: Option<f64>,
     /// ROC area of the same.
@@ -239,14 +267,25 @@ pub fn rate_point(
     per_hour: Option<f64>,
 ) -> RatePoint {
     let alerting = labels.alerting();
-    let mut by_label = BTreeMap::new();
-    for one in background(heard, alerting).iter().filter(|one| one.peak[alerting] >= threshold) {
+    let background = background(heard, alerting);
+    let mut by_label: BTreeMap<String, usize> = BTreeMap::new();
+    for one in background.iter().filter(|one| one.peak[alerting] >= threshold) {
         *by_label.entry(clips[one.clip].label.clone()).or_default() += 1;
     }
+    let false_alarms = by_label.values().sum();
+    let hours: f64 = background.iter().map(|one| one.hours).sum();
+    let interval = eval::poisson_interval(false_alarms as u64, CONFIDENCE);
+    let plain: Vec<&Heard> = heard
+        .iter()
+        .filter(|one| one.class == alerting && one.form == Form::Plain)
+        .collect();
     RatePoint {
         per_hour,
         threshold,
-        false_alarms: by_label.values().sum(),
+        false_alarms,
+        interval_per_hour: (hours > 0.0).then(|| interval.map(|count| count / hours)),
+        overall: (!plain.is_empty())
+            .then(|| recall(clips, &plain, ("all sources", Form::Plain), alerting, threshold)),
         by_label,
         recall: recalls(clips, heard, alerting, threshold),
     }
@@ -257,13 +296,19 @@ pub fn rate_point(
 pub fn judge(clips: &[Clip], labels: &LabelMap, heard: &[Heard], thresholds: &[f32]) -> Judgement {
     let alerting = labels.alerting();
     let background = background(heard, alerting);
-    let rates = RATES_PER_HOUR
+    let rates: Vec<RatePoint> = RATES_PER_HOUR
         .iter()
         .filter_map(|&per_hour| {
             let threshold = rate_threshold(heard, labels, per_hour)?;
             Some(rate_point(clips, labels, heard, threshold, Some(per_hour)))
         })
         .collect();
+    let mut background_by_label: BTreeMap<String, Measured> = BTreeMap::new();
+    for one in &background {
+        let own = background_by_label.entry(clips[one.clip].label.clone()).or_default();
+        own.clips += 1;
+        own.hours += one.hours;
+    }
     let plain: Vec<&Heard> = heard.iter().filter(|one| one.form == Form::Plain).collect();
     let curve = CURVE_PER_HOUR
         .iter()
@@ -292,7 +337,7 @@ pub fn judge(clips: &[Clip], labels: &LabelMap, heard: &[Heard], thresholds: &[f
         .map(|class| {
             let report = confusion.class(class);
             let (average_precision, roc_auc) = ranking(class);
-            let groups: std::collections::BTreeSet<&str> = plain
+            let groups: BTreeSet<&str> = plain
                 .iter()
                 .filter(|one| one.class == class)
                 .map(|one| clips[one.clip].group.as_str())
@@ -310,9 +355,14 @@ pub fn judge(clips: &[Clip], labels: &LabelMap, heard: &[Heard], thresholds: &[f
         })
         .collect();
     let (average_precision, roc_auc) = ranking(alerting);
+    let members: Vec<&Heard> = plain.iter().copied().filter(|one| one.class == alerting).collect();
     Judgement {
         background_hours: background.iter().map(|one| one.hours).sum(),
         background_clips: background.len(),
+        background_by_label,
+        by_sampling_rate: breakdown::by_sampling_rate(clips, &members, alerting, &rates),
+        by_distance: breakdown::by_distance(clips, &members, alerting, &rates),
+        precision_recall: precision_recall(&plain, alerting),
         rates,
         curve,
         average_precision,
@@ -323,35 +373,21 @@ pub fn judge(clips: &[Clip], labels: &LabelMap, heard: &[Heard], thresholds: &[f
     }
 }
 
-/// Recall by how far the loudest 20 ms (100-1500 Hz) stand out of the clip's median, at the
-/// thresholds of `rates`. `ratio_db` holds that for clips of the alerting class, by index.
-pub fn by_transient(
-    clips: &[Clip],
-    heard: &[Heard],
-    alerting: usize,
-    ratio_db: &BTreeMap<usize, f32>,
-    rates: &[RatePoint],
-) -> Vec<TransientLine> {
-    let mut sets: BTreeMap<(&str, usize), Vec<&Heard>> = BTreeMap::new();
-    for one in heard.iter().filter(|one| one.class == alerting && one.form == Form::Plain) {
-        let Some(&ratio) = ratio_db.get(&one.clip) else { continue };
-        let step = TRANSIENT_STEPS_DB.iter().filter(|step| ratio >= **step).count();
-        sets.entry((clips[one.clip].source.as_str(), step)).or_default().push(one);
+/// The curve, thinned: of points whose recall is nearly the same the last.
+fn precision_recall(plain: &[&Heard], alerting: usize) -> Vec<PrecisionPoint> {
+    let scores: Vec<f32> = plain.iter().map(|one| one.peak[alerting]).collect();
+    let positive: Vec<bool> = plain.iter().map(|one| one.class == alerting).collect();
+    let mut thinned: BTreeMap<u32, PrecisionPoint> = BTreeMap::new();
+    for point in eval::precision_recall_curve(&scores, &positive) {
+        let eval::PrecisionRecall { threshold, precision, recall } = point;
+        let step = (recall * PRECISION_STEPS) as u32;
+        // All that is called beyond the last member costs precision and gives nothing.
+        let ends = thinned.get(&step).is_some_and(|last| recall >= 1.0 && last.recall >= 1.0);
+        if !ends {
+            thinned.insert(step, PrecisionPoint { threshold, precision, recall });
+        }
     }
-    sets.into_iter()
-        .map(|((source, step), set)| TransientLine {
-            source: source.to_owned(),
-            from_db: step.checked_sub(1).map_or(0.0, |step| TRANSIENT_STEPS_DB[step]),
-            clips: set.len(),
-            recall: rates
-                .iter()
-                .map(|rate| {
-                    let hits = set.iter().filter(|one| one.peak[alerting] >= rate.threshold);
-                    hits.count() as f64 / set.len() as f64
-                })
-                .collect(),
-        })
-        .collect()
+    thinned.into_values().collect()
 }
 
 fn recalls(clips: &[Clip], heard: &[Heard], alerting: usize, threshold: f32) -> Vec<Recall> {
@@ -360,39 +396,61 @@ fn recalls(clips: &[Clip], heard: &[Heard], alerting: usize, threshold: f32) -> 
         let source = clips[one.clip].source.as_str();
         sets.entry((source, one.form)).or_default().push(one);
     }
-    sets.into_iter()
-        .map(|((source, form), set)| {
-            let hit: Vec<bool> = set.iter().map(|one| one.peak[alerting] >= threshold).collect();
-            let mut numbers = BTreeMap::new();
-            let groups: Vec<usize> = set
-                .iter()
-                .map(|one| {
-                    let next = numbers.len();
-                    *numbers.entry(clips[one.clip].group.as_str()).or_insert(next)
-                })
-                .collect();
-            let share = |drawn: &[usize]| {
-                let hits = drawn.iter().filter(|&&index| hit[index]).count();
-                (!drawn.is_empty()).then(|| hits as f64 / drawn.len() as f64)
-            };
-            let hits = hit.iter().filter(|hit| **hit).count();
-            Recall {
-                source: source.to_owned(),
-                form,
-                clips: set.len(),
-                groups: numbers.len(),
-                hits,
-                recall: hits as f64 / set.len() as f64,
-                interval: eval::bootstrap_by_group(&groups, BOOTSTRAP_DRAWS, 1, share)
-                    .map(|interval| [interval.low, interval.high]),
-            }
+    sets.into_iter().map(|(own, set)| recall(clips, &set, own, alerting, threshold)).collect()
+}
+
+/// Hits of a set of members, which has a name and a form.
+fn recall(
+    clips: &[Clip],
+    set: &[&Heard],
+    (source, form): (&str, Form),
+    alerting: usize,
+    threshold: f32,
+) -> Recall {
+    let hit: Vec<bool> = set.iter().map(|one| one.peak[alerting] >= threshold).collect();
+    let mut numbers = BTreeMap::new();
+    let groups: Vec<usize> = set
+        .iter()
+        .map(|one| {
+            let next = numbers.len();
+            *numbers.entry(clips[one.clip].group.as_str()).or_insert(next)
         })
-        .collect()
+        .collect();
+    let share = |drawn: &[usize]| {
+        let hits = drawn.iter().filter(|&&index| hit[index]).count();
+        (!drawn.is_empty()).then(|| hits as f64 / drawn.len() as f64)
+    };
+    let hits = hit.iter().filter(|hit| **hit).count();
+    Recall {
+        source: source.to_owned(),
+        form,
+        clips: set.len(),
+        groups: numbers.len(),
+        hits,
+        recall: hits as f64 / set.len() as f64,
+        interval: eval::bootstrap_by_group(&groups, BOOTSTRAP_DRAWS, 1, share)
+            .map(|interval| [interval.low, interval.high]),
+    }
 }
 
 /// Expected calibration error of the highest class score of windows that are examples, in the form
 /// of their files.
 pub fn calibration_error(table: &Table, logits: &Array2<f32>, temperature: f32) -> Option<f64> {
+    let (confidence, correct) = confidence(table, logits, temperature);
+    eval::expected_calibration_error(&confidence, &correct, BINS)
+}
+
+/// The bins behind that: how often the class with the highest score was right.
+pub fn reliability(
+    table: &Table,
+    logits: &Array2<f32>,
+    temperature: f32,
+) -> Vec<eval::CalibrationBin> {
+    let (confidence, correct) = confidence(table, logits, temperature);
+    eval::reliability(&confidence, &correct, BINS)
+}
+
+fn confidence(table: &Table, logits: &Array2<f32>, temperature: f32) -> (Vec<f32>, Vec<bool>) {
     let rows: Vec<usize> = (0..table.rows.len())
         .filter(|&row| {
             table.rows[row].example && table.items[table.rows[row].item].form == Form::Plain
@@ -400,17 +458,14 @@ pub fn calibration_error(table: &Table, logits: &Array2<f32>, temperature: f32) 
         .collect();
     let mut scores = logits.select(Axis(0), &rows) / temperature;
     softmax(&mut scores);
-    let mut confidence = Vec::with_capacity(rows.len());
-    let mut correct = Vec::with_capacity(rows.len());
-    for (score, &row) in scores.outer_iter().zip(&rows) {
+    let judged = |(score, &row): (ndarray::ArrayView1<'_, f32>, &usize)| {
         let (called, highest) = score
             .iter()
             .enumerate()
             .fold((0, 0.0f32), |best, (class, &s)| if s > best.1 { (class, s) } else { best });
-        confidence.push(highest);
-        correct.push(called == table.rows[row].class);
-    }
-    eval::expected_calibration_error(&confidence, &correct, BINS)
+        (highest, called == table.rows[row].class)
+    };
+    scores.outer_iter().zip(&rows).map(judged).unzip()
 }
 
 /// Threshold of a class that does not alert: the lowest at which at least `precision` of the clips

@@ -39,6 +39,22 @@ pub struct Likeness {
     pub share: f64,
 }
 
+impl Likeness {
+    /// Whether the folds of the library part them, which makes the cross-validation a test of memory.
+    pub fn is_parted(&self, library: &Library) -> bool {
+        library.fold()[self.clips.0] != library.fold()[self.clips.1]
+    }
+
+    /// Both clips by name and group, for a message.
+    pub fn text(&self, library: &Library) -> String {
+        let [one, other] = [self.clips.0, self.clips.1].map(|clip| {
+            let clip = &library.clips()[clip];
+            format!("{} ({})", clip.name, clip.group)
+        });
+        format!("{:.2} of {} pairs: {one} and {other}", self.share, self.agreeing)
+    }
+}
+
 /// Two bands and the frames between them, packed; and the first one's frame.
 type Landmark = (u32, u32);
 
@@ -49,7 +65,7 @@ type Landmark = (u32, u32);
 pub fn between_groups(library: &Library) -> Result<Vec<Likeness>, MaterialError> {
     let marks: Vec<Vec<Landmark>> = (0..library.clips().len())
         .into_par_iter()
-        .map(|clip| Ok(landmarks(&frames_of(&library.sound(clip)?))))
+        .map(|clip| Ok(landmarks(&frames_of(&library.sound_once(clip)?))))
         .collect::<Result<_, MaterialError>>()?;
     let mut places: HashMap<u32, Vec<(u32, u32)>> = HashMap::new();
     for (clip, marks) in marks.iter().enumerate() {
@@ -165,8 +181,7 @@ mod tests {
             name: (*name).to_owned(),
             label: "forest".to_owned(),
             group: (*group).to_owned(),
-            source: String::new(),
-            licence: String::new(),
+            ..Clip::default()
         });
         let labels = LabelMap::builtin().unwrap();
         let library = Library::new(clips.collect(), vec![0; sounds.len()], &labels);
@@ -181,5 +196,6 @@ mod tests {
         let found = between_groups(&library()).unwrap();
         let clips: Vec<(usize, usize)> = found.iter().map(|found| found.clips).collect();
         assert_eq!(clips, [(0, 3)], "{found:?}");
+        assert!(found[0].text(&library()).ends_with("a (1) and copy (4)"), "{}", found[0].text(&library()));
     }
 }

@@ -257,6 +257,17 @@ impl Library {
         Ok(Arc::clone(self.sounds[clip].get_or_init(|| sound)))
     }
 
+    /// The same, without keeping it for the next who asks.
+    ///
+    /// # Errors
+    /// As [`Self::sound`].
+    pub fn sound_once(&self, clip: usize) -> Result<Arc<Vec<f32>>, MaterialError> {
+        match self.sounds[clip].get() {
+            Some(sound) => Ok(Arc::clone(sound)),
+            None => Ok(Arc::new(decode(&self.clips[clip].path)?)),
+        }
+    }
+
     /// Gives a clip a sound in place of its file's.
     #[cfg(test)]
     pub(super) fn hold(&self, clip: usize, samples: Vec<f32>) {
@@ -675,7 +686,7 @@ mod tests {
             label: label.into(),
             group: name.into(),
             source: "here".into(),
-            licence: String::new(),
+            ..Clip::default()
         };
         let clips = vec![
             clip("shot0", "gun_shot"),

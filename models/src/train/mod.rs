@@ -9,6 +9,7 @@
 )]
 
 pub mod artifact;
+pub mod breakdown;
 pub mod card;
 pub mod cli;
 pub mod compression;
@@ -27,6 +28,7 @@ pub mod material;
 pub mod net;
 mod optimiser;
 pub mod page;
+mod plot;
 pub mod progress;
 pub mod report;
 pub mod second;

@@ -6,14 +6,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{Display, Write as _};
 
+use super::breakdown::{AlikeLine, TransientLine};
 use super::card::{form_name, shown};
-use super::judgement::{CurvePoint, Judgement, RatePoint, TransientLine};
-
-/// Width and height of the curve's field, and its margin, in its own units.
-const FIELD: (f64, f64) = (600.0, 300.0);
-const MARGIN: f64 = 45.0;
-/// Colours of lines; those who do not tell them apart have the table.
-const COLOURS: [&str; 6] = ["#1b6e3c", "#c2410c", "#1d4ed8", "#7e22ce", "#a16207", "#be123c"];
+use super::judgement::{CurvePoint, Judgement, RatePoint};
+use super::plot::{Line, fifths, plot};
+use crate::eval::CalibrationBin;
 
 /// What a page shows.
 pub struct Page<'a> {
@@ -27,8 +24,14 @@ pub struct Page<'a> {
     pub judgement: &'a Judgement,
     /// The same by transient signal-to-noise ratio.
     pub by_transient: &'a [TransientLine],
+    /// Expected calibration error of the windows' highest class score.
+    pub calibration_error: Option<f64>,
+    /// The bins behind it; empty where they were not kept.
+    pub reliability: &'a [CalibrationBin],
     /// What the shipped threshold does.
     pub shipped: &'a RatePoint,
+    /// More that is to be said of the numbers.
+    pub remarks: &'a [String],
 }
 
 impl Page<'_> {
@@ -49,30 +52,58 @@ impl Page<'_> {
         let judgement = self.judgement;
         let _ = write!(
             out,
-            "<p>Background: {} clips, {:.2} h. Average precision over clips {}, ROC area {}.</p>\
-             <h2>Recall against false alarms</h2>",
+            "<p>Background: {} clips, {:.2} h, each clip counted in every form that it was heard in. \
+             Average precision over clips {}, ROC area {}, calibration error {}.</p>",
             judgement.background_clips,
             judgement.background_hours,
             shown(judgement.average_precision),
-            shown(judgement.roc_auc)
+            shown(judgement.roc_auc),
+            shown(self.calibration_error)
         );
+        for remark in self.remarks {
+            let _ = write!(out, "<p>{}</p>", escaped(remark));
+        }
+        out.push_str("<h2>Recall against false alarms</h2>");
         out.push_str(&curve(&judgement.curve));
         self.rates(&mut out);
+        self.alarms(&mut out);
+        self.precision(&mut out);
         self.transients(&mut out);
+        self.alike(&mut out, "By the recorder's sampling rate", &judgement.by_sampling_rate);
+        self.alike(&mut out, "By distance", &judgement.by_distance);
+        self.calibration(&mut out);
         self.classes(&mut out);
         out.push_str("</body></html>\n");
         out
     }
 
-    fn rates(&self, out: &mut String) {
-        let rates: Vec<&RatePoint> = self.judgement.rates.iter().chain([self.shipped]).collect();
-        let head = rates.iter().map(|rate| match rate.per_hour {
-            Some(per_hour) => format!("{per_hour}/h"),
+    /// The points that thresholds are given for, and the shipped one.
+    fn points(&self) -> (Vec<&RatePoint>, Vec<String>) {
+        let chosen = self.judgement.rates.iter();
+        let name = |rate: &RatePoint| format!("{}/h", rate.per_hour.unwrap_or_default());
+        let shipped = match self.shipped.per_hour {
+            Some(_) => format!("shipped (chosen for {})", name(self.shipped)),
             None => "shipped".to_owned(),
-        });
+        };
+        (
+            chosen.clone().chain([self.shipped]).collect(),
+            chosen.map(name).chain([shipped]).collect(),
+        )
+    }
+
+    fn rates(&self, out: &mut String) {
+        let (rates, names) = self.points();
+        let hours = self.judgement.background_hours;
+        let per_hour = |rate: &&RatePoint| match rate.interval_per_hour {
+            Some([low, high]) => {
+                format!("{:.2} ({low:.2}–{high:.2})", rate.false_alarms as f64 / hours)
+            }
+            None => "–".to_owned(),
+        };
         let mut rows = vec![
             cells("threshold", rates.iter().map(|rate| format!("{:.3}", rate.threshold))),
             cells("false alarms", rates.iter().map(|rate| rate.false_alarms)),
+            cells("of them an hour", rates.iter().map(per_hour)),
         ];
         for (index, first) in self.shipped.recall.iter().enumerate() {
             let name =
@@ -84,23 +115,88 @@ impl Page<'_> {
             });
             rows.push(cells(&name, recall));
         }
-        out.push_str(
-            "<p>The last column is what is shipped. Intervals: 95 %, over recordings.</p>",
+        let _ = write!(
+            out,
+            "<p>Columns: rates of false alarms that thresholds were chosen for, and what is shipped. \
+             Intervals are 95 %: of recall by bootstrap over recordings, of false alarms an hour exact \
+             (Poisson) over {hours:.2} h of background, as if they came by chance and no clip was \
+             counted twice.</p>"
         );
-        table(out, &cells("", head), &rows);
+        table(out, &cells("", names), &rows);
+    }
+
+    fn alarms(&self, out: &mut String) {
+        let (rates, names) = self.points();
+        let background = &self.judgement.background_by_label;
         let labels: BTreeSet<&String> =
-            rates.iter().flat_map(|rate| rate.by_label.keys()).collect();
+            rates.iter().flat_map(|rate| rate.by_label.keys()).chain(background.keys()).collect();
         let alarms = |label: &String| {
-            let count = |rate: &&RatePoint| rate.by_label.get(label).copied().unwrap_or(0);
-            cells(label, rates.iter().map(count).collect::<Vec<_>>())
+            let own = background.get(label).cloned().unwrap_or_default();
+            let counts = rates.iter().map(|rate| rate.by_label.get(label).copied().unwrap_or(0));
+            let measured = [own.clips.to_string(), format!("{:.3}", own.hours)];
+            cells(label, measured.into_iter().chain(counts.map(|count| count.to_string())))
         };
         out.push_str("<h2>What the false alarms were</h2>");
-        let head = rates.iter().map(|rate| format!("{:.3}", rate.threshold));
-        table(
+        let head = ["clips".to_owned(), "hours".to_owned()].into_iter().chain(names);
+        let rows: Vec<Vec<String>> = labels.into_iter().map(alarms).collect();
+        table(out, &cells("background", head), &rows);
+    }
+
+    fn precision(&self, out: &mut String) {
+        let points = &self.judgement.precision_recall;
+        if points.is_empty() {
+            return;
+        }
+        out.push_str("<h2>Precision against recall, clip by clip</h2>");
+        let line = Line {
+            name: "clips",
+            points: points.iter().map(|point| (point.recall, point.precision)).collect(),
+            dots: false,
+        };
+        out.push_str(&plot(("recall", "precision"), &fifths(), &[line]));
+    }
+
+    /// The reliability diagram: a score of 0.8 should be right eight times in ten.
+    fn calibration(&self, out: &mut String) {
+        if self.reliability.is_empty() {
+            return;
+        }
+        let _ = write!(
             out,
-            &cells("at threshold", head),
-            &labels.into_iter().map(alarms).collect::<Vec<_>>(),
+            "<h2>Calibration</h2><p>Windows by their highest score: how often that class was right. \
+             Expected calibration error {}.</p>",
+            shown(self.calibration_error)
         );
+        let bins = self.reliability.iter();
+        let points = bins.clone().map(|bin| (bin.confidence, bin.accuracy)).collect();
+        let lines = [
+            Line { name: "measured", points, dots: true },
+            Line { name: "ideal", points: vec![(0.0, 0.0), (1.0, 1.0)], dots: false },
+        ];
+        out.push_str(&plot(("score", "share that was right"), &fifths(), &lines));
+        let row = |bin: &CalibrationBin| {
+            let shares = [bin.confidence, bin.accuracy].map(|share| format!("{share:.3}"));
+            cells(&format!("{:.2}", bin.from), [bin.count.to_string()].into_iter().chain(shares))
+        };
+        let rows: Vec<Vec<String>> = bins.map(row).collect();
+        table(out, &cells("from", ["windows", "mean score", "right"]), &rows);
+    }
+
+    fn alike(&self, out: &mut String, title: &str, lines: &[AlikeLine]) {
+        if lines.is_empty() {
+            return;
+        }
+        let _ = write!(out, "<h2>{}</h2>", escaped(title));
+        let rates = self.judgement.rates.iter();
+        let names = rates.map(|rate| format!("{}/h", rate.per_hour.unwrap_or_default()));
+        let head = ["clips".to_owned(), "recordings".to_owned()].into_iter().chain(names);
+        let row = |line: &AlikeLine| {
+            let counts = [line.clips.to_string(), line.groups.to_string()];
+            let recall = line.recall.iter().map(|recall| format!("{recall:.2}"));
+            cells(&line.what, counts.into_iter().chain(recall))
+        };
+        let rows: Vec<Vec<String>> = lines.iter().map(row).collect();
+        table(out, &cells("", head), &rows);
     }
 
     fn transients(&self, out: &mut String) {
@@ -159,46 +255,22 @@ impl Page<'_> {
 /// A line for each source, false alarms an hour in the logarithm.
 fn curve(points: &[CurvePoint]) -> String {
     let (Some(first), Some(last)) = (points.first(), points.last()) else { return String::new() };
-    let ((width, height), (low, high)) = (FIELD, (first.per_hour.ln(), last.per_hour.ln()));
-    let x = |per_hour: f64| MARGIN + width * (per_hour.ln() - low) / (high - low).max(1e-9);
-    let y = |recall: f64| MARGIN + height * (1.0 - recall);
-    let mut out = format!(
-        "<svg viewBox=\"0 0 {} {}\" font-size=\"12\" fill=\"currentColor\" role=\"img\">",
-        width + 5.0 * MARGIN,
-        height + 2.0 * MARGIN
-    );
-    let mut add = |text: std::fmt::Arguments<'_>| {
-        let _ = out.write_fmt(text);
-    };
-    for tenth in (0..=10).step_by(2) {
-        let (recall, right) = (f64::from(tenth) / 10.0, MARGIN + width);
-        let at = y(recall);
-        add(format_args!("<path d=\"M{MARGIN} {at:.1}H{right}\" stroke=\"#ccc\"/>"));
-        add(format_args!("<text x=\"8\" y=\"{at:.1}\">{recall:.1}</text>"));
-    }
-    for point in points.iter().step_by(3) {
-        let (at, under) = (x(point.per_hour), MARGIN + height + 18.0);
-        add(format_args!("<text x=\"{at:.1}\" y=\"{under}\">{}/h</text>", point.per_hour));
-    }
-    let mut lines: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    let (low, high) = (first.per_hour.ln(), last.per_hour.ln());
+    let place = |per_hour: f64| (per_hour.ln() - low) / (high - low).max(1e-9);
+    let ticks: Vec<(f64, String)> = points
+        .iter()
+        .step_by(3)
+        .map(|point| (place(point.per_hour), format!("{}/h", point.per_hour)))
+        .collect();
+    let mut sources: BTreeMap<&str, Vec<(f64, f64)>> = BTreeMap::new();
     for point in points {
         for (source, recall) in &point.recall {
-            let place = format!("{:.1},{:.1}", x(point.per_hour), y(*recall));
-            lines.entry(source).or_default().push(place);
+            sources.entry(source).or_default().push((place(point.per_hour), *recall));
         }
     }
-    for (number, (source, places)) in lines.iter().enumerate() {
-        let colour = COLOURS[number % COLOURS.len()];
-        add(format_args!(
-            "<polyline fill=\"none\" stroke-width=\"2\" stroke=\"{colour}\" points=\"{}\"/>",
-            places.join(" ")
-        ));
-        let (right, under) = (MARGIN + width + 8.0, MARGIN + 18.0 * number as f64);
-        let name = escaped(source);
-        add(format_args!("<text x=\"{right}\" y=\"{under}\" fill=\"{colour}\">{name}</text>"));
-    }
-    out.push_str("</svg>");
-    out
+    let lines: Vec<Line<'_>> =
+        sources.into_iter().map(|(name, points)| Line { name, points, dots: false }).collect();
+    plot(("false alarms an hour", "recall"), &ticks, &lines)
 }
 
 fn cells(first: &str, others: impl IntoIterator<Item = impl Display>) -> Vec<String> {
@@ -216,12 +288,13 @@ fn table(out: &mut String, head: &[String], rows: &[Vec<String>]) {
     let _ = write!(out, "<table>{}{}</table>", line(head, "th"), rows.concat());
 }
 
-fn escaped(text: &str) -> String {
+pub(super) fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::judgement::{Measured, PrecisionPoint};
     use super::*;
 
     #[test]
@@ -234,14 +307,31 @@ mod tests {
             per_hour: Some(1.0),
             threshold: 0.5,
             false_alarms: 2,
+            interval_per_hour: Some([0.12, 3.61]),
+            overall: None,
             by_label: BTreeMap::from([("thunder & rain".to_owned(), 2)]),
             recall: Vec::new(),
         };
         let judgement = Judgement {
             background_hours: 2.0,
             background_clips: 30,
+            background_by_label: BTreeMap::from([
+                ("thunder & rain".to_owned(), Measured { clips: 10, hours: 0.5 }),
+                ("wind".to_owned(), Measured { clips: 20, hours: 1.5 }),
+            ]),
             rates: vec![rate.clone()],
             curve: vec![point(0.2, 0.4), point(1.0, 0.8), point(10.0, 1.0)],
+            precision_recall: vec![
+                PrecisionPoint { threshold: 0.9, precision: 1.0, recall: 0.5 },
+                PrecisionPoint { threshold: 0.2, precision: 0.8, recall: 1.0 },
+            ],
+            by_sampling_rate: vec![AlikeLine {
+                what: "8000 Hz".to_owned(),
+                clips: 7,
+                groups: 5,
+                recall: vec![0.25],
+            }],
+            by_distance: Vec::new(),
             average_precision: Some(0.75),
             roc_auc: None,
             classes: Vec::new(),
@@ -254,15 +344,29 @@ mod tests {
             classes: vec!["shot", "rest"],
             judgement: &judgement,
             by_transient: &[],
+            calibration_error: Some(0.031),
+            reliability: &[CalibrationBin { from: 0.8, count: 90, confidence: 0.9, accuracy: 0.85 }],
             shipped: &rate,
+            remarks: &["A remark.".to_owned()],
         };
         let html = page.html();
-        assert_eq!(html.matches("<polyline").count(), 2);
+        // Two sources, precision, and calibration with its ideal.
+        assert_eq!(html.matches("<polyline").count(), 5);
+        assert_eq!(html.matches("<circle").count(), 1);
         assert!(html.contains("&lt;near&gt;") && !html.contains("<near>"));
-        assert!(
-            html.contains("<tr><td>thunder &amp; rain</td><td>2</td><td>2</td></tr>"),
-            "{html}"
-        );
+        for part in [
+            "<th>1/h</th><th>shipped (chosen for 1/h)</th>",
+            "<p>A remark.</p>",
+            "<td>1.00 (0.12–3.61)</td>",
+            "<tr><td>thunder &amp; rain</td><td>10</td><td>0.500</td><td>2</td><td>2</td></tr>",
+            "<tr><td>wind</td><td>20</td><td>1.500</td><td>0</td><td>0</td></tr>",
+            "<tr><td>8000 Hz</td><td>7</td><td>5</td><td>0.25</td></tr>",
+            "Expected calibration error 0.031",
+            "<tr><td>0.80</td><td>90</td><td>0.900</td><td>0.850</td></tr>",
+        ] {
+            assert!(html.contains(part), "{part} is missing in {html}");
+        }
+        assert!(!html.contains("By distance"), "nothing is said of what the data do not hold");
         assert!(html.contains("<tr><td>shot</td><td>3</td><td>1</td></tr>"), "{html}");
         // Nothing is loaded, and nothing is open in the end.
         assert!(!html.contains("http") && !html.contains("src="));

@@ -39,6 +39,9 @@ pub fn print_evaluation(out: &mut impl Write, evaluation: &Evaluation) -> std::i
         }
         writeln!(out)?;
     }
+    if let Some(line) = flattered(evaluation) {
+        writeln!(out, "{line}")?;
+    }
     let mut sources: BTreeMap<&str, Vec<Vec<f64>>> = BTreeMap::new();
     for (source, recall) in evaluation.seeds.iter().flat_map(|line| &line.recall) {
         sources.entry(source).or_default().push(recall.clone());
@@ -54,6 +57,31 @@ pub fn print_evaluation(out: &mut impl Write, evaluation: &Evaluation) -> std::i
         writeln!(out, "median of seeds: {source} {}", medians.join("/"))?;
     }
     Ok(())
+}
+
+/// What a split that leaks would have flattered, in one line, where that was measured.
+#[must_use]
+pub fn flattered(evaluation: &Evaluation) -> Option<String> {
+    let leaky = evaluation.random_split.as_ref()?;
+    let honest = evaluation.seeds.iter().find(|line| line.seed == leaky.seed)?;
+    let cells = |recall: Option<&Vec<f64>>| {
+        let cells = recall.into_iter().flatten().map(|recall| format!("{recall:.2}"));
+        cells.collect::<Vec<_>>().join("/")
+    };
+    let sources: Vec<String> = leaky
+        .recall
+        .iter()
+        .map(|(source, recall)| {
+            format!("{source} {} instead of {}", cells(Some(recall)), cells(honest.recall.get(source)))
+        })
+        .collect();
+    Some(format!(
+        "Clips dealt to folds at random, whatever recording they are of, would have shown a PR area of \
+         {:.3} instead of {:.3}, and recall at the rates above of {}.",
+        leaky.average_precision.unwrap_or(f64::NAN),
+        honest.average_precision.unwrap_or(f64::NAN),
+        sources.join(", ")
+    ))
 }
 
 /// What a judgement says, with what the shipped threshold does.
@@ -77,12 +105,13 @@ pub fn print_judgement(
     for rate in judged.rates.iter().chain([shipped]) {
         let name =
             rate.per_hour.map_or_else(|| "as shipped".to_owned(), |rate| format!("{rate}/h"));
+        let [low, high] = rate.interval_per_hour.unwrap_or([f64::NAN; 2]);
         writeln!(
             out,
-            "{name}: threshold {:.4}, {} false alarms {:?}",
+            "{name}: threshold {:.4}, {} false alarms ({low:.2} to {high:.2} an hour) {:?}",
             rate.threshold, rate.false_alarms, rate.by_label
         )?;
-        for line in &rate.recall {
+        for line in rate.overall.iter().chain(&rate.recall) {
             writeln!(
                 out,
                 "    {:28} {:12} {:4}/{:4} {:.3} {:.2?}",

@@ -74,6 +74,16 @@ pub fn grouped_folds(items: &[(&str, &str)], folds: usize, seed: u64) -> Vec<usi
     items.iter().map(|(_, group)| fold_of[group]).collect()
 }
 
+/// Deals each of `count` clips to a fold at random, which parts recordings: for comparison only.
+///
+/// # Panics
+/// When `folds` is 0.
+pub fn random_folds(count: usize, folds: usize, seed: u64) -> Vec<usize> {
+    let mut fold: Vec<usize> = (0..count).map(|clip| clip % folds).collect();
+    fold.shuffle(&mut ChaCha8Rng::seed_from_u64(seed));
+    fold
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -109,5 +109,8 @@ fn fetch() -> anyhow::Result<Vec<u8>> {
     // Fails only if a provider is set already, which is as good.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    Ok(runtime.block_on(download::download(&download::ADDRESSES, |line| eprintln!("{line}")))?)
+    let fetched = download::download(&download::ADDRESSES, download::PUBLISHED_SHA256, |line| {
+        eprintln!("{line}");
+    });
+    Ok(runtime.block_on(fetched)?)
 }

@@ -33,37 +33,39 @@ const TOTAL_TIMEOUT: Duration = Duration::from_secs(600);
     "YAMNet could not be downloaded:{attempts}\n\
      To do it by hand: on a computer with internet open\n  {}\n(or {})\n\
      in a browser, bring the file here, and run\n  ecosight-models import-yamnet FILE\n\
-     The file may stay in its .tar.gz.",
+     The file may stay in its .tar.gz; unpacked its SHA-256 is {sha256}.",
     ADDRESSES[0],
     ADDRESSES[1]
 )]
 pub struct DownloadError {
     attempts: String,
+    sha256: String,
 }
 
-/// Fetches the published file from the first of `addresses` that has it, checked by hash.
-/// `progress` is told, in words, what happens.
+/// Fetches the file with this SHA-256 ([`PUBLISHED_SHA256`]) from the first of `addresses`
+/// ([`ADDRESSES`]) that has it. `progress` is told, in words, what happens.
 ///
 /// # Errors
 /// [`DownloadError`] if none has it.
 pub async fn download(
     addresses: &[&str],
+    sha256: &str,
     mut progress: impl FnMut(&str),
 ) -> Result<Vec<u8>, DownloadError> {
     let mut attempts = String::new();
     for address in addresses {
         progress(&format!("downloading {address}"));
-        match fetch(address).await {
+        match fetch(address, sha256).await {
             Ok(bytes) => return Ok(bytes),
             Err(why) => {
                 let _ = write!(attempts, "\n  {address}\n    {why}");
             }
         }
     }
-    Err(DownloadError { attempts })
+    Err(DownloadError { attempts, sha256: sha256.to_owned() })
 }
 
-async fn fetch(address: &str) -> Result<Vec<u8>, String> {
+async fn fetch(address: &str, sha256: &str) -> Result<Vec<u8>, String> {
     let client = reqwest::Client::builder()
         .connect_timeout(CONNECT_TIMEOUT)
         .timeout(TOTAL_TIMEOUT)
@@ -81,9 +83,9 @@ async fn fetch(address: &str) -> Result<Vec<u8>, String> {
     }
     let file = unpack(bytes).map_err(|error| error.to_string())?;
     let found = hex(&Sha256::digest(&file));
-    if found != PUBLISHED_SHA256 {
+    if found != sha256 {
         return Err(format!(
-            "gave another file ({} bytes, SHA-256 {found}, expected {PUBLISHED_SHA256})",
+            "gave another file ({} bytes, SHA-256 {found}, expected {sha256})",
             file.len()
         ));
     }

@@ -112,6 +112,17 @@ fn a_directory_is_searched_by_name() {
     let (dir, ear) = scene();
     std::fs::create_dir(dir.path().join("b")).unwrap();
     write_wav(&dir.path().join("b/inner.WAV"), &Sound::Noise.render(1, 1.0));
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/models/fixtures");
+    for (from, to) in [
+        ("burst.m4a", "d.m4a"),
+        ("burst.m4a", "e.mp4"),
+        ("burst.aac", "f.aac"),
+        ("burst.mp3", "g.MP3"),
+        ("burst.ogg", "h.ogg"),
+        ("README.md", "notes.md"),
+    ] {
+        std::fs::copy(fixtures.join(from), dir.path().join(to)).unwrap();
+    }
     let (bundle, root) = (ear.to_str().unwrap(), dir.path().to_str().unwrap());
     let output = ecosight_models(dir.path(), &["classify", "--json", "--bundle", bundle, root]);
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
@@ -122,7 +133,8 @@ fn a_directory_is_searched_by_name() {
             path.strip_prefix(dir.path()).unwrap().to_str().unwrap().to_owned()
         })
         .collect();
-    assert_eq!(names, ["a-short.wav", "b/inner.WAV", "b-middle.wav", "c-long.wav"]);
+    let wavs = ["a-short.wav", "b/inner.WAV", "b-middle.wav", "c-long.wav"];
+    assert_eq!(names, [&wavs[..], &["d.m4a", "e.mp4", "f.aac", "g.MP3", "h.ogg"]].concat());
     let empty = dir.path().join("ear");
     let output =
         ecosight_models(dir.path(), &["classify", "--bundle", bundle, empty.to_str().unwrap()]);

@@ -2,14 +2,14 @@
 //! (a zip of little-endian f32 NumPy arrays) and the clips that `index.csv` names.
 //!
 //! The folder is `$ECOSIGHT_SHARED`, else `../shared` beside the repository. Without it the
-//! tests that need it say so and pass.
+//! tests that need it say so and pass, but not in CI.
 #![allow(dead_code, reason = "each test module uses its part")]
 
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-/// `Some(folder)` if the optional folder is there. Otherwise says `skipped`, or fails where
+/// `Some(folder)` if the optional folder is there. Otherwise says `skipped`, or fails in CI and where
 /// `ECOSIGHT_SHARED` promised it.
 pub(crate) fn shared(what: &str) -> Option<PathBuf> {
     let promised = std::env::var_os("ECOSIGHT_SHARED");
@@ -21,6 +21,7 @@ pub(crate) fn shared(what: &str) -> Option<PathBuf> {
         return Some(path);
     }
     assert!(promised.is_none(), "ECOSIGHT_SHARED is set, but {} is not there", path.display());
+    assert!(std::env::var_os("CI").is_none(), "CI needs {}", path.display());
     eprintln!("skipped: {} is not there", path.display());
     None
 }

@@ -2,12 +2,14 @@
 #![allow(missing_docs, reason = "tests")]
 #![allow(clippy::disallowed_methods, reason = "tests write their own files")]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test stops where it is wrong")]
+mod allocations;
 mod audio;
 mod bundle;
 mod classify;
 mod compact;
 mod detector;
 mod distant_shots;
+mod download;
 mod front_end;
 mod golden;
 mod import;

@@ -221,6 +221,44 @@ fn what_cannot_be_trained_is_refused_by_name_and_nothing_is_written() {
     refused("quiet.csv", "recipe.json", "gun_shot");
 }
 
+/// A cross-validation that tests memory is not believed: the same sound under another name, in another
+/// group.
+#[test]
+fn a_recording_on_both_sides_of_a_fold_is_refused_unless_that_is_allowed() {
+    let forest = Forest::new();
+    let mut manifest = std::fs::read_to_string(forest.path("manifest.csv")).unwrap();
+    for index in [2, 5, 8, 11] {
+        let (known, again) = (format!("forest{index}.wav"), format!("again{index}.wav"));
+        std::fs::copy(forest.path(&known), forest.path(&again)).unwrap();
+        manifest += &format!("{again},forest,again{index},made here,CC0\n");
+    }
+    forest.write("twice.csv", &manifest);
+    let output = forest.train("bundle", "twice.csv", "recipe.json");
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output.stderr));
+    let said = text(&output.stderr);
+    for part in ["again", "(recording", "twice.csv", "--allow-leaks"] {
+        assert!(said.contains(part), "{part} is missing in {said}");
+    }
+    assert!(!forest.path("bundle").exists());
+
+    let more = ["--allow-leaks", "--random-split"];
+    let output = forest.train_with("bundle", "twice.csv", "recipe.json", &more);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert!(text(&output.stderr).contains("on both sides of a fold"));
+    let page = std::fs::read_to_string(forest.path("bundle/evaluation.html")).unwrap();
+    for part in ["sound like one recording: ", "dealt to folds at random", "Calibration"] {
+        assert!(page.contains(part), "{part} is missing in {page}");
+    }
+    let bytes = std::fs::read(forest.path("bundle/evaluation.json")).unwrap();
+    let evaluation: ecosight_models::train::artifact::Evaluation =
+        serde_json::from_slice(&bytes).unwrap();
+    assert!(evaluation.likenesses_parted.unwrap() >= 1);
+    let [low, high] = evaluation.shipped.interval_per_hour.unwrap();
+    let per_hour =
+        evaluation.shipped.false_alarms as f64 / evaluation.judgement.background_hours;
+    assert!(low <= per_hour && per_hour <= high);
+}
+
 /// Scenes and staged shots are learnt from, beside the recordings, and nothing is judged on them.
 #[test]
 fn synthetic_scenes_are_learnt_from_and_not_judged_on() {
