@@ -116,7 +116,8 @@ impl Live {
 }
 
 /// What a gap says.
-const GAP_JSON: &str = r#"{"reason":"ask for the lists again: some of what came is not told here"}"#;
+const GAP_JSON: &str =
+    r#"{"reason":"ask for the lists again: some of what came is not told here"}"#;
 
 impl Inner {
     /// Whether everything after that id is kept.
@@ -195,7 +196,11 @@ mod tests {
         }
         assert_eq!(kinds(&live, first), [GAP]);
         let (missed, _) = live.watch(Some(first));
-        assert_eq!(kinds(&live, missed[0].id), [""; 0], "whoever knows of a gap is told of it once");
+        assert_eq!(
+            kinds(&live, missed[0].id),
+            [""; 0],
+            "whoever knows of a gap is told of it once"
+        );
         // Of another process, of one before this one, made up.
         let other = Live::new(START_US, 8);
         assert_eq!(kinds(&other, first), [GAP]);

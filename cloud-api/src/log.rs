@@ -40,8 +40,7 @@ where
     use crate::chance::Chance;
     use crate::clock::Clock;
     use crate::otlp;
-    let (spans, exporter) =
-        otlp::export(&config.otlp.endpoint, Clock::system(), Chance::system());
+    let (spans, exporter) = otlp::export(&config.otlp.endpoint, Clock::system(), Chance::system());
     tokio::spawn(otlp::run(exporter));
     let sent = tracing_subscriber::filter::filter_fn(otlp::is_sent);
     registry.with(spans.with_filter(sent)).try_init()

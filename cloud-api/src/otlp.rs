@@ -132,9 +132,9 @@ where
         let Some(span) = context.span(id) else { return };
         let mut fields = Fields::default();
         attributes.record(&mut fields);
-        let caused = fields.taken(TRACEPARENT).and_then(|value| {
-            parse_traceparent(value["stringValue"].as_str().unwrap_or_default())
-        });
+        let caused = fields
+            .taken(TRACEPARENT)
+            .and_then(|value| parse_traceparent(value["stringValue"].as_str().unwrap_or_default()));
         let above = span.parent().and_then(|parent| {
             let extensions = parent.extensions();
             extensions.get::<Open>().map(|open| (open.trace, open.span))

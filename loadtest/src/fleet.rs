@@ -220,7 +220,8 @@ fn watch(options: &Options) -> (mpsc::UnboundedSender<Published>, JoinHandle<Vis
             let (url, client) = (format!("{server}/api/v1/detections/{event}"), client.clone());
             asked.spawn(async move {
                 while at.elapsed() < SETTLE {
-                    let shown = client.get(&url).send().await.is_ok_and(|a| a.status().is_success());
+                    let shown =
+                        client.get(&url).send().await.is_ok_and(|a| a.status().is_success());
                     if shown {
                         return Some(at.elapsed());
                     }

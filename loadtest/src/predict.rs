@@ -114,7 +114,8 @@ pub(crate) async fn run(options: Options) -> Result<ExitCode> {
     let p95 = all.answered.quantile_ms(0.95);
     missed.unless(options.max_p95_ms.is_none_or(|most| p95 <= most), "p95 of the answered");
     let p95 = all.turned_away.quantile_ms(0.95);
-    missed.unless(options.max_shed_p95_ms.is_none_or(|most| p95 <= most), "p95 of those turned away");
+    missed
+        .unless(options.max_shed_p95_ms.is_none_or(|most| p95 <= most), "p95 of those turned away");
     let fits = options.max_rss_mib.zip(memory_mib).is_none_or(|(most, mib)| mib <= most);
     missed.unless(fits, "memory");
     missed.unless(all.failed == 0, "failed");

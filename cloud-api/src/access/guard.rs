@@ -153,14 +153,17 @@ impl Guard {
 
     fn address(&self, request: &Request) -> Address {
         let peer = request.extensions().get::<Peer>().map(|peer| peer.0.ip());
-        Address::of(peer.map(|peer| client_of(peer, request.headers(), &self.inner.trusted_proxies)))
+        Address::of(
+            peer.map(|peer| client_of(peer, request.headers(), &self.inner.trusted_proxies)),
+        )
     }
 
     /// Who asks, unless their address brought too many credentials that nobody has: then they are not
     /// even looked up. Those that are being looked up at one time may be more than that by as many.
     async fn known(&self, headers: &HeaderMap, address: &Address) -> Result<Caller, Problem> {
         let limit = self.inner.requests.as_ref().map(|requests| &requests.bad_credentials);
-        let limit = limit.filter(|_| headers.contains_key(AUTHORIZATION) || token(headers).is_some());
+        let limit =
+            limit.filter(|_| headers.contains_key(AUTHORIZATION) || token(headers).is_some());
         let count = || {
             if let Some(limit) = limit {
                 // The next request looks whether there is one left.

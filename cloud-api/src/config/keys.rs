@@ -525,7 +525,9 @@ fn stations_url(value: Written) -> Result<String, String> {
 fn collector(value: Written) -> Result<String, String> {
     let url = text(value)?;
     let host = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://"));
-    if url.is_empty() || host.is_some_and(|host| !host.is_empty() && !host.contains([' ', '?', '#'])) {
+    if url.is_empty()
+        || host.is_some_and(|host| !host.is_empty() && !host.contains([' ', '?', '#']))
+    {
         return Ok(url);
     }
     Err(format!("{url:?} is no collector; write it as in \"http://127.0.0.1:4318\""))

@@ -80,14 +80,18 @@ fn variables_of_the_agent_are_left_alone_and_typing_errors_are_not() {
 
 #[test]
 fn who_can_be_reached_by_others_counts_what_they_ask() {
-    let rate = |text: &str| from_file(&format!("[http]\n{text}\n")).unwrap().http.requests_a_second();
+    let rate =
+        |text: &str| from_file(&format!("[http]\n{text}\n")).unwrap().http.requests_a_second();
     assert_eq!(rate(""), None);
     assert_eq!(rate("listen = \"0.0.0.0:8000\""), Some(100));
     assert_eq!(rate("listen = \"0.0.0.0:8000\"\nrate_limit = 0"), None);
     assert_eq!(rate("rate_limit = 7"), Some(7));
     assert_eq!(rate("trusted_proxies = [\"127.0.0.1\"]"), Some(100));
     for wrong in ["nginx", "10.0.0.0/8", "10.0.0.2:80"] {
-        assert!(from_environment(&[("ECOSIGHT__HTTP__TRUSTED_PROXIES", wrong)]).is_err(), "{wrong}");
+        assert!(
+            from_environment(&[("ECOSIGHT__HTTP__TRUSTED_PROXIES", wrong)]).is_err(),
+            "{wrong}"
+        );
     }
 }
 

@@ -15,8 +15,8 @@ use uuid::Uuid;
 use super::events::{All, id, limit, time};
 use super::{Api, Problem};
 use crate::access::{
-    Account, Address, Attempt, Caller, Role, SESSION_AGE, Secret, cookie, expired_cookie, hashed, session_token,
-    too_often,
+    Account, Address, Attempt, Caller, Role, SESSION_AGE, Secret, cookie, expired_cookie, hashed,
+    session_token, too_often,
 };
 use crate::clock::rfc3339;
 use crate::samples::checked_name;

@@ -65,7 +65,9 @@ pub(super) async fn export(
     if format == ExportFormat::Clips && matched > MAX_CLIPS {
         return Err(Problem::new(
             StatusCode::UNPROCESSABLE_ENTITY,
-            format!("{matched} events match, and one file holds {MAX_CLIPS} recordings: name a shorter time."),
+            format!(
+                "{matched} events match, and one file holds {MAX_CLIPS} recordings: name a shorter time."
+            ),
         ));
     }
     let asked: String = asked.unwrap_or_default().chars().take(ASKED_MAX_LEN).collect();

@@ -17,8 +17,8 @@ use tracing::error;
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
-use super::events::{Page, cursor, id, limit};
 use super::accounts::{log, note_play};
+use super::events::{Page, cursor, id, limit};
 use super::{Api, Problem, form};
 use crate::access::Caller;
 use crate::clock::rfc3339;

@@ -195,7 +195,8 @@ async fn nobody_does_what_their_role_does_not_allow() {
             let request = credential.on(server.client().request(method.clone(), server.url(&url)));
             let status = request.send().await.unwrap().status().as_u16();
             let refused = status == 401 || status == 403;
-            let of_all = OF_ALL_SITES.iter().any(|(of, place)| *of == method.as_str() && place == path);
+            let of_all =
+                OF_ALL_SITES.iter().any(|(of, place)| *of == method.as_str() && place == path);
             if who == OF_SOME_SITES && of_all {
                 if !refused {
                     mismatches.push(format!("{method} {path} by {who}: {status}"));
@@ -259,7 +260,8 @@ async fn sites_and_positions_are_seen_by_those_who_may() {
     }
     let (_, sites) = get(&server, "/api/v1/sites", &elsewhere).await;
     assert_eq!(sites["items"], json!([]));
-    let site = json!({"name": "Ridge", "time_zone": "UTC", "latitude": -1.2345, "longitude": 36.789});
+    let site =
+        json!({"name": "Ridge", "time_zone": "UTC", "latitude": -1.2345, "longitude": 36.789});
     let described = ask(&server, Method::PUT, "/api/v1/sites/ridge", &admin, Some(&site)).await;
     assert_eq!(described.0, 204);
     let (_, sites) = get(&server, "/api/v1/sites", &viewer).await;
@@ -347,7 +349,8 @@ async fn an_account_for_some_sites_gives_nobody_more() {
     assert_eq!(ask(&server, Method::DELETE, &path, &ridge, None).await.0, 404);
     assert_eq!(ask(&server, Method::DELETE, &path, &admin, None).await.0, 204);
     // The model that answers is every site's.
-    for path in ["/api/v1/models/rollback".to_owned(), format!("/api/v1/models/{whole_id}/activate")]
+    for path in
+        ["/api/v1/models/rollback".to_owned(), format!("/api/v1/models/{whole_id}/activate")]
     {
         assert_eq!(post(&server, &path, &ridge, json!({})).await.0, 403, "{path}");
         assert_ne!(post(&server, &path, &admin, json!({})).await.0, 403, "{path}");

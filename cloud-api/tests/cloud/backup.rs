@@ -51,7 +51,8 @@ async fn a_copy_of_a_running_server_is_a_whole_server() {
     }
     server.kill_9();
     let dir = copied.to_str().unwrap();
-    let restored = Server::start_with_config(&config, &["--yamnet", "/none", "--data-dir", dir]).await;
+    let restored =
+        Server::start_with_config(&config, &["--yamnet", "/none", "--data-dir", dir]).await;
     let (_, event) = restored.json(&format!("/api/v1/alerts/{id}")).await;
     assert_eq!(event["clip"]["status"], "stored", "{event}");
     for path in [

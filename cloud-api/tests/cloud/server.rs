@@ -93,7 +93,7 @@ async fn only_migrate_and_serve_change_older_tables() {
     for older in [
         "ALTER TABLE events DROP COLUMN acknowledged_by",
         "ALTER TABLE events DROP COLUMN acknowledged_us",
-        "DELETE FROM _sqlx_migrations WHERE version = 8",
+        "DELETE FROM _sqlx_migrations WHERE version = 7",
     ] {
         sqlx::query(older).execute(&pool).await.unwrap();
     }
