@@ -21,7 +21,7 @@ use super::report::flattered;
 use super::second::SecondLine;
 use crate::bundle::{
     BackboneSpec, Bundle, Calibration, EVALUATION_FILE, EVALUATION_PAGE, GoldenClip, HEAD_FILE,
-    MODEL_CARD_FILE, Manifest, OperatingPoint, RuleSpec, SCHEMA, write_bundle,
+    MODEL_CARD_FILE, Manifest, NamedPoint, OperatingPoint, RuleSpec, SCHEMA, write_bundle,
 };
 use crate::eval::CalibrationBin;
 use crate::yamnet::golden::Sound;
@@ -180,7 +180,12 @@ impl Release<'_> {
             classes: labels.classes.iter().map(|class| class.name.clone()).collect(),
             normalisation: head.normalisation(),
             calibration: Calibration::Softmax { temperature: self.temperature },
-            detector: rules(labels, self.thresholds, &self.operating_point()),
+            detector: rules(
+                labels,
+                self.thresholds,
+                &evaluation.judgement,
+                &self.operating_point(),
+            ),
             backbone: self.backbone_sha256.map(|sha256| BackboneSpec {
                 architecture: crate::yamnet::ARCHITECTURE.to_owned(),
                 trained_on_sha256: sha256.to_owned(),
@@ -268,10 +273,28 @@ impl Release<'_> {
     }
 }
 
-/// The rules of a detector, for classes with a threshold; the alerting one's was chosen at `point`.
+/// The points that thresholds of the alerting class were chosen for.
+fn named_points(judgement: &Judgement) -> Vec<NamedPoint> {
+    let named = |rate: &RatePoint| {
+        let overall = rate.overall.as_ref()?;
+        Some(NamedPoint {
+            name: format!("{}/h", rate.per_hour?),
+            threshold: rate.threshold,
+            recall: overall.recall,
+            recall_interval: overall.interval,
+            false_alarms_per_hour: rate.false_alarms as f64 / judgement.background_hours,
+            false_alarms_interval: rate.interval_per_hour,
+        })
+    };
+    judgement.rates.iter().filter_map(named).collect()
+}
+
+/// The rules of a detector, for classes with a threshold; the alerting one's was chosen at `point`, and
+/// the others that were judged stand beside it.
 pub fn rules(
     labels: &LabelMap,
     thresholds: &[Option<f32>],
+    judgement: &Judgement,
     point: &OperatingPoint,
 ) -> Vec<RuleSpec> {
     let rule = |(index, (class, threshold)): (usize, (&Class, &Option<f32>))| {
@@ -282,6 +305,10 @@ pub fn rules(
             refractory_s: REFRACTORY_S,
             alert: class.alert,
             chosen_at: (index == labels.alerting()).then(|| point.clone()),
+            operating_points: match index == labels.alerting() {
+                true => named_points(judgement),
+                false => Vec::new(),
+            },
         })
     };
     labels.classes.iter().zip(thresholds).enumerate().filter_map(rule).collect()
