@@ -206,39 +206,14 @@ impl Release<'_> {
     /// # Errors
     /// When a number of the evaluation is not finite.
     pub fn files(&self, head: &Head<'_>) -> Result<BTreeMap<String, Vec<u8>>, serde_json::Error> {
-        let mut evaluation = serde_json::to_vec_pretty(self.evaluation)?;
-        evaluation.push(b'\n');
-        let mut files = BTreeMap::from([
-            (HEAD_FILE.to_owned(), head.onnx()),
-            (EVALUATION_FILE.to_owned(), evaluation),
-            (MODEL_CARD_FILE.to_owned(), self.card().into_bytes()),
-            (EVALUATION_PAGE.to_owned(), self.page().into_bytes()),
-        ]);
+        let title = format!("{} {}", self.name, self.version);
+        let mut files = BTreeMap::from(reports(self.evaluation, self.labels, &title)?);
+        files.insert(HEAD_FILE.to_owned(), head.onnx());
+        files.insert(MODEL_CARD_FILE.to_owned(), self.card().into_bytes());
         if let Some(second) = head.second {
             files.insert(compact::NETWORK_FILE.to_owned(), second.network().to_vec());
         }
         Ok(files)
-    }
-
-    fn page(&self) -> String {
-        let evaluation = self.evaluation;
-        let parted = evaluation.likenesses_parted.map(|count| match count {
-            0 => "No two clips of different folds sound like one recording.".to_owned(),
-            count => format!("Pairs of clips in different folds that sound like one recording: {count}."),
-        });
-        let remarks: Vec<String> = parted.into_iter().chain(flattered(evaluation)).collect();
-        let page = Page {
-            title: &format!("{} {}", self.name, self.version),
-            protocol: &evaluation.protocol,
-            classes: self.labels.classes.iter().map(|class| class.name.as_str()).collect(),
-            judgement: &evaluation.judgement,
-            by_transient: &evaluation.by_transient,
-            calibration_error: evaluation.calibration_error,
-            reliability: &evaluation.reliability,
-            shipped: &evaluation.shipped,
-            remarks: &remarks,
-        };
-        page.html()
     }
 
     fn card(&self) -> String {
@@ -271,6 +246,41 @@ impl Release<'_> {
         };
         card.text()
     }
+}
+
+/// The evaluation for programs and for people, by the names of their files.
+///
+/// # Errors
+/// When a number of the evaluation is not finite.
+pub fn reports(
+    evaluation: &Evaluation,
+    labels: &LabelMap,
+    title: &str,
+) -> Result<[(String, Vec<u8>); 2], serde_json::Error> {
+    let mut numbers = serde_json::to_vec_pretty(evaluation)?;
+    numbers.push(b'\n');
+    let page = page(evaluation, labels, title).into_bytes();
+    Ok([(EVALUATION_FILE.to_owned(), numbers), (EVALUATION_PAGE.to_owned(), page)])
+}
+
+fn page(evaluation: &Evaluation, labels: &LabelMap, title: &str) -> String {
+    let parted = evaluation.likenesses_parted.map(|count| match count {
+        0 => "No two clips of different folds sound like one recording.".to_owned(),
+        count => format!("Pairs of clips in different folds that sound like one recording: {count}."),
+    });
+    let remarks: Vec<String> = parted.into_iter().chain(flattered(evaluation)).collect();
+    let page = Page {
+        title,
+        protocol: &evaluation.protocol,
+        classes: labels.classes.iter().map(|class| class.name.as_str()).collect(),
+        judgement: &evaluation.judgement,
+        by_transient: &evaluation.by_transient,
+        calibration_error: evaluation.calibration_error,
+        reliability: &evaluation.reliability,
+        shipped: &evaluation.shipped,
+        remarks: &remarks,
+    };
+    page.html()
 }
 
 /// The points that thresholds of the alerting class were chosen for.
