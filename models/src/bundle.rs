@@ -17,7 +17,7 @@ use sha2::{Digest, Sha256};
 
 pub use manifest::{
     BackboneSpec, Calibration, EVALUATION_FILE, EVALUATION_PAGE, FileEntry, GoldenClip, HEAD_FILE,
-    MANIFEST_FILE, MAX_FILE_BYTES, MODEL_CARD_FILE, Manifest, ManifestFault, Normalisation,
+    MANIFEST_FILE, MAX_FILE_BYTES, MODEL_CARD_FILE, Manifest, ManifestFault, NamedPoint, Normalisation,
     OperatingPoint, RuleSpec, SCHEMA, SecondSpec, StreamSpec,
 };
 

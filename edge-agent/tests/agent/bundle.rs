@@ -107,6 +107,7 @@ impl Thud {
                 refractory_s: 1.0,
                 alert: true,
                 chosen_at: None,
+                operating_points: Vec::new(),
             }],
             backbone: None,
             second: None,

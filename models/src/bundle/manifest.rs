@@ -126,6 +126,9 @@ pub struct RuleSpec {
     /// What the threshold was chosen at; absent where nothing was measured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub chosen_at: Option<OperatingPoint>,
+    /// Other thresholds that were measured, for whoever wants a keener or a quieter station.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub operating_points: Vec<NamedPoint>,
 }
 
 /// What a threshold costs and gives, on sound that the head was not trained on.
@@ -142,6 +145,26 @@ pub struct OperatingPoint {
     pub recordings: usize,
     /// Which data, and how it was split.
     pub data: String,
+}
+
+/// A threshold with a name, and what it gives and costs on the data of the rule's `chosen_at`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NamedPoint {
+    /// Such as `1/h`: the false alarms per hour that it was chosen for.
+    pub name: String,
+    /// The threshold.
+    pub threshold: f32,
+    /// Fraction of the events that were heard.
+    pub recall: f64,
+    /// 95 % interval of it, by bootstrap over recordings; absent where there are too few.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recall_interval: Option<[f64; 2]>,
+    /// False alarms per hour of background.
+    pub false_alarms_per_hour: f64,
+    /// 95 % interval of it, exact (Poisson).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub false_alarms_interval: Option<[f64; 2]>,
 }
 
 /// The network that computes the `yamnet.*` streams.
@@ -400,6 +423,9 @@ impl Manifest {
             }
             if !(0.0..=3600.0).contains(&rule.refractory_s) {
                 return Err(fault(field("refractory_s"), "expected 0 to 3600 seconds"));
+            }
+            if rule.operating_points.iter().any(|point| !(0.0..=1.0).contains(&point.threshold)) {
+                return Err(fault(field("operating_points"), "expected thresholds from 0 to 1"));
             }
         }
         Ok(())

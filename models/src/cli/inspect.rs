@@ -109,6 +109,21 @@ fn print_rules(out: &mut impl Write, manifest: &Manifest) -> io::Result<()> {
             )?,
             None => writeln!(out, "      recall and false alarms of this threshold: not measured")?,
         }
+        for point in &rule.operating_points {
+            let within = |interval: Option<[f64; 2]>| {
+                interval.map_or(String::new(), |[low, high]| format!(" ({low:.2} to {high:.2})"))
+            };
+            writeln!(
+                out,
+                "      {:<8} score ≥ {:.3}: recall {:.2}{}, {:.2}{} false alarms an hour",
+                point.name,
+                point.threshold,
+                point.recall,
+                within(point.recall_interval),
+                point.false_alarms_per_hour,
+                within(point.false_alarms_interval)
+            )?;
+        }
     }
     Ok(())
 }

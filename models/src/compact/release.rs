@@ -205,7 +205,7 @@ impl Release<'_> {
             classes: labels.classes.iter().map(|class| class.name.clone()).collect(),
             normalisation,
             calibration: Calibration::Softmax { temperature: evaluation.training.temperature },
-            detector: rules(labels, thresholds, &point),
+            detector: rules(labels, thresholds, &evaluation.judgement, &point),
             backbone: None,
             second: None,
             golden: Vec::new(),

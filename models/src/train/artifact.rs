@@ -21,7 +21,7 @@ use super::report::flattered;
 use super::second::SecondLine;
 use crate::bundle::{
     BackboneSpec, Bundle, Calibration, EVALUATION_FILE, EVALUATION_PAGE, GoldenClip, HEAD_FILE,
-    MODEL_CARD_FILE, Manifest, OperatingPoint, RuleSpec, SCHEMA, write_bundle,
+    MODEL_CARD_FILE, Manifest, NamedPoint, OperatingPoint, RuleSpec, SCHEMA, write_bundle,
 };
 use crate::eval::CalibrationBin;
 use crate::yamnet::golden::Sound;
@@ -180,7 +180,12 @@ impl Release<'_> {
             classes: labels.classes.iter().map(|class| class.name.clone()).collect(),
             normalisation: head.normalisation(),
             calibration: Calibration::Softmax { temperature: self.temperature },
-            detector: rules(labels, self.thresholds, &self.operating_point()),
+            detector: rules(
+                labels,
+                self.thresholds,
+                &evaluation.judgement,
+                &self.operating_point(),
+            ),
             backbone: self.backbone_sha256.map(|sha256| BackboneSpec {
                 architecture: crate::yamnet::ARCHITECTURE.to_owned(),
                 trained_on_sha256: sha256.to_owned(),
@@ -201,39 +206,14 @@ impl Release<'_> {
     /// # Errors
     /// When a number of the evaluation is not finite.
     pub fn files(&self, head: &Head<'_>) -> Result<BTreeMap<String, Vec<u8>>, serde_json::Error> {
-        let mut evaluation = serde_json::to_vec_pretty(self.evaluation)?;
-        evaluation.push(b'\n');
-        let mut files = BTreeMap::from([
-            (HEAD_FILE.to_owned(), head.onnx()),
-            (EVALUATION_FILE.to_owned(), evaluation),
-            (MODEL_CARD_FILE.to_owned(), self.card().into_bytes()),
-            (EVALUATION_PAGE.to_owned(), self.page().into_bytes()),
-        ]);
+        let title = format!("{} {}", self.name, self.version);
+        let mut files = BTreeMap::from(reports(self.evaluation, self.labels, &title)?);
+        files.insert(HEAD_FILE.to_owned(), head.onnx());
+        files.insert(MODEL_CARD_FILE.to_owned(), self.card().into_bytes());
         if let Some(second) = head.second {
             files.insert(compact::NETWORK_FILE.to_owned(), second.network().to_vec());
         }
         Ok(files)
-    }
-
-    fn page(&self) -> String {
-        let evaluation = self.evaluation;
-        let parted = evaluation.likenesses_parted.map(|count| match count {
-            0 => "No two clips of different folds sound like one recording.".to_owned(),
-            count => format!("Pairs of clips in different folds that sound like one recording: {count}."),
-        });
-        let remarks: Vec<String> = parted.into_iter().chain(flattered(evaluation)).collect();
-        let page = Page {
-            title: &format!("{} {}", self.name, self.version),
-            protocol: &evaluation.protocol,
-            classes: self.labels.classes.iter().map(|class| class.name.as_str()).collect(),
-            judgement: &evaluation.judgement,
-            by_transient: &evaluation.by_transient,
-            calibration_error: evaluation.calibration_error,
-            reliability: &evaluation.reliability,
-            shipped: &evaluation.shipped,
-            remarks: &remarks,
-        };
-        page.html()
     }
 
     fn card(&self) -> String {
@@ -268,10 +248,63 @@ impl Release<'_> {
     }
 }
 
-/// The rules of a detector, for classes with a threshold; the alerting one's was chosen at `point`.
+/// The evaluation for programs and for people, by the names of their files.
+///
+/// # Errors
+/// When a number of the evaluation is not finite.
+pub fn reports(
+    evaluation: &Evaluation,
+    labels: &LabelMap,
+    title: &str,
+) -> Result<[(String, Vec<u8>); 2], serde_json::Error> {
+    let mut numbers = serde_json::to_vec_pretty(evaluation)?;
+    numbers.push(b'\n');
+    let page = page(evaluation, labels, title).into_bytes();
+    Ok([(EVALUATION_FILE.to_owned(), numbers), (EVALUATION_PAGE.to_owned(), page)])
+}
+
+fn page(evaluation: &Evaluation, labels: &LabelMap, title: &str) -> String {
+    let parted = evaluation.likenesses_parted.map(|count| match count {
+        0 => "No two clips of different folds sound like one recording.".to_owned(),
+        count => format!("Pairs of clips in different folds that sound like one recording: {count}."),
+    });
+    let remarks: Vec<String> = parted.into_iter().chain(flattered(evaluation)).collect();
+    let page = Page {
+        title,
+        protocol: &evaluation.protocol,
+        classes: labels.classes.iter().map(|class| class.name.as_str()).collect(),
+        judgement: &evaluation.judgement,
+        by_transient: &evaluation.by_transient,
+        calibration_error: evaluation.calibration_error,
+        reliability: &evaluation.reliability,
+        shipped: &evaluation.shipped,
+        remarks: &remarks,
+    };
+    page.html()
+}
+
+/// The points that thresholds of the alerting class were chosen for.
+fn named_points(judgement: &Judgement) -> Vec<NamedPoint> {
+    let named = |rate: &RatePoint| {
+        let overall = rate.overall.as_ref()?;
+        Some(NamedPoint {
+            name: format!("{}/h", rate.per_hour?),
+            threshold: rate.threshold,
+            recall: overall.recall,
+            recall_interval: overall.interval,
+            false_alarms_per_hour: rate.false_alarms as f64 / judgement.background_hours,
+            false_alarms_interval: rate.interval_per_hour,
+        })
+    };
+    judgement.rates.iter().filter_map(named).collect()
+}
+
+/// The rules of a detector, for classes with a threshold; the alerting one's was chosen at `point`, and
+/// the others that were judged stand beside it.
 pub fn rules(
     labels: &LabelMap,
     thresholds: &[Option<f32>],
+    judgement: &Judgement,
     point: &OperatingPoint,
 ) -> Vec<RuleSpec> {
     let rule = |(index, (class, threshold)): (usize, (&Class, &Option<f32>))| {
@@ -282,6 +315,10 @@ pub fn rules(
             refractory_s: REFRACTORY_S,
             alert: class.alert,
             chosen_at: (index == labels.alerting()).then(|| point.clone()),
+            operating_points: match index == labels.alerting() {
+                true => named_points(judgement),
+                false => Vec::new(),
+            },
         })
     };
     labels.classes.iter().zip(thresholds).enumerate().filter_map(rule).collect()

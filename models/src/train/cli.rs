@@ -26,7 +26,7 @@ use super::leaks;
 use super::material::{Copies, Form, Library};
 use super::net::Net;
 use super::progress::{Course, Progress, tell_line};
-use super::report::{print_evaluation, print_judgement};
+use super::report::{differences, print_evaluation, print_judgement};
 use super::second::{self, Second};
 use super::split::{folds_of, random_folds};
 use super::table::{Table, rooted};
@@ -48,6 +48,16 @@ pub struct TrainArguments {
     /// Folder to write the bundle to; without it the head is judged and nothing is written.
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
+    /// Folder to write evaluation.json and evaluation.html to, whether or not a bundle is written.
+    #[arg(long, value_name = "DIR")]
+    report: Option<PathBuf>,
+    /// evaluation.json of another run of the same recipe: fail if recall or average precision differs
+    /// by more than --within.
+    #[arg(long, value_name = "FILE")]
+    against: Option<PathBuf>,
+    /// See --against.
+    #[arg(long, value_name = "SHARE", default_value_t = 0.03)]
+    within: f64,
     /// Name of the model line.
     #[arg(long, default_value = "gunshot-yamnet")]
     name: String,
@@ -313,6 +323,29 @@ pub fn train(arguments: &TrainArguments) -> anyhow::Result<ExitCode> {
         let text = export::rows_csv(&library, &labels, &table, Some(scores.view()))?;
         crate::durable::write_file(path, &text)
             .with_context(|| format!("cannot write {}", path.display()))?;
+    }
+
+    if let Some(folder) = &arguments.report {
+        let title = format!("{} {}", arguments.name, arguments.version);
+        for (name, bytes) in artifact::reports(&evaluation, &labels, &title)? {
+            let path = folder.join(name);
+            crate::durable::write_file(&path, &bytes)
+                .with_context(|| format!("cannot write {}", path.display()))?;
+        }
+    }
+    if let Some(path) = &arguments.against {
+        let text = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let other: Evaluation =
+            serde_json::from_slice(&text).with_context(|| path.display().to_string())?;
+        let differences = differences(&evaluation, &other, arguments.within);
+        ensure!(
+            differences.is_empty(),
+            "differs from {} by more than {}:\n  {}",
+            path.display(),
+            arguments.within,
+            differences.join("\n  ")
+        );
+        eprintln!("within {} of {}", arguments.within, path.display());
     }
 
     let Some(out) = &arguments.out else { return Ok(ExitCode::SUCCESS) };

@@ -2,7 +2,7 @@
 //!
 //! What was measured, as lines of text.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 
 use super::artifact::Evaluation;
@@ -82,6 +82,42 @@ pub fn flattered(evaluation: &Evaluation) -> Option<String> {
         honest.average_precision.unwrap_or(f64::NAN),
         sources.join(", ")
     ))
+}
+
+/// Where two evaluations of one recipe are further apart than `within`: average precision, and the recall
+/// of each source in each form at each rate and as shipped.
+#[must_use]
+pub fn differences(found: &Evaluation, known: &Evaluation, within: f64) -> Vec<String> {
+    let mut apart = Vec::new();
+    let mut compare = |what: String, found: Option<f64>, known: Option<f64>| match (found, known) {
+        (Some(found), Some(known)) if (found - known).abs() <= within => {}
+        (None, None) => {}
+        (found, known) => {
+            let shown = |value: Option<f64>| value.map_or("–".to_owned(), |v| format!("{v:.3}"));
+            apart.push(format!("{what}: {} instead of {}", shown(found), shown(known)));
+        }
+    };
+    let (ours, theirs) = (&found.judgement, &known.judgement);
+    compare("PR area".to_owned(), ours.average_precision, theirs.average_precision);
+    let points = |evaluation: &Evaluation| -> BTreeMap<String, f64> {
+        let rates = evaluation.judgement.rates.iter().map(|rate| {
+            (format!("{}/h", rate.per_hour.unwrap_or_default()), rate)
+        });
+        rates
+            .chain([("as shipped".to_owned(), &evaluation.shipped)])
+            .flat_map(|(name, rate)| {
+                rate.recall.iter().map(move |line| {
+                    (format!("{name}, {}, {:?}", line.source, line.form), line.recall)
+                })
+            })
+            .collect()
+    };
+    let (ours, theirs) = (points(found), points(known));
+    let names: BTreeSet<&String> = ours.keys().chain(theirs.keys()).collect();
+    for name in names {
+        compare(name.clone(), ours.get(name).copied(), theirs.get(name).copied());
+    }
+    apart
 }
 
 /// What a judgement says, with what the shipped threshold does.

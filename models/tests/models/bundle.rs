@@ -63,6 +63,7 @@ pub(crate) fn manifest(streams: &[&str]) -> Manifest {
             refractory_s: 1.0,
             alert: true,
             chosen_at: None,
+            operating_points: Vec::new(),
         }],
         backbone: backbone.then(|| BackboneSpec {
             architecture: "yamnet-v1".to_owned(),

@@ -174,6 +174,20 @@ fn labelled_files_become_a_bundle_that_hears() {
     assert_eq!(evaluation.folds, 3);
     assert!(evaluation.judgement.average_precision.unwrap() > 0.8);
 
+    // The manifest has the thresholds that were not taken too, keener and quieter.
+    let rule = &bundle.manifest.detector[0];
+    let names: Vec<&str> = rule.operating_points.iter().map(|point| point.name.as_str()).collect();
+    assert_eq!(names, ["0.33/h", "1/h", "3/h", "10/h"]);
+    for (point, rate) in rule.operating_points.iter().zip(&evaluation.judgement.rates) {
+        assert_eq!(point.threshold, rate.threshold);
+        let [low, high] = point.false_alarms_interval.unwrap();
+        assert!(low <= point.false_alarms_per_hour && point.false_alarms_per_hour <= high);
+        let [low, high] = point.recall_interval.unwrap();
+        assert!(low <= point.recall && point.recall <= high);
+    }
+    let said = text(&forest.run(&["inspect", "bundle"]).stdout);
+    assert!(said.contains("10/h     score ≥"), "{said}");
+
     // A second run from the warm cache makes the same head, bit by bit.
     let again = forest.train("again", "manifest.csv", "recipe.json");
     assert!(again.status.success(), "{}", text(&again.stderr));
