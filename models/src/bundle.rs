@@ -17,8 +17,8 @@ use sha2::{Digest, Sha256};
 
 pub use manifest::{
     BackboneSpec, Calibration, EVALUATION_FILE, EVALUATION_PAGE, FileEntry, GoldenClip, HEAD_FILE,
-    MANIFEST_FILE, MAX_FILE_BYTES, MODEL_CARD_FILE, Manifest, ManifestFault, NamedPoint, Normalisation,
-    OperatingPoint, RuleSpec, SCHEMA, SecondSpec, StreamSpec,
+    MANIFEST_FILE, MAX_FILE_BYTES, MODEL_CARD_FILE, Manifest, ManifestFault, NamedPoint,
+    Normalisation, OperatingPoint, RuleSpec, SCHEMA, SecondSpec, StreamSpec,
 };
 
 use crate::detector::DetectorConfig;

@@ -333,7 +333,8 @@ impl Windower {
         let speech = self.speech.as_mut().map(|judge| judge.judge(start, end));
         let peak = (measure.peak_frame * FRAME_HOP as u64 + STRESS_SAMPLES).min(end - 1);
         let newest = self.frames[self.frames.len() - PATCH_FRAMES..].as_flattened();
-        let log_mel = self.patches.filled(|| [0.0; PATCH_LEN], |patch| patch.copy_from_slice(newest));
+        let log_mel =
+            self.patches.filled(|| [0.0; PATCH_LEN], |patch| patch.copy_from_slice(newest));
         Window {
             start_sample: self.origin + start,
             peak_sample: self.origin + peak,

@@ -46,8 +46,7 @@ pub(crate) fn sane(sample: f32) -> f32 {
 
 /// Endings of the files that a search of a directory takes for sound. What a named file is, its
 /// content says.
-pub const ENDINGS: [&str; 9] =
-    ["wav", "wave", "flac", "ogg", "oga", "mp3", "m4a", "aac", "mp4"];
+pub const ENDINGS: [&str; 9] = ["wav", "wave", "flac", "ogg", "oga", "mp3", "m4a", "aac", "mp4"];
 
 /// Whether a file's name ends as one of [`ENDINGS`].
 #[must_use]

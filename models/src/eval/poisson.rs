@@ -69,6 +69,9 @@ mod tests {
     #[test]
     fn a_thousand_are_known_to_a_few_per_cent() {
         let [low, high] = poisson_interval(1_000, 0.95);
-        assert!((938.0..940.5).contains(&low) && (1_063.0..1_065.0).contains(&high), "{low} {high}");
+        assert!(
+            (938.0..940.5).contains(&low) && (1_063.0..1_065.0).contains(&high),
+            "{low} {high}"
+        );
     }
 }

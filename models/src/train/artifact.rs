@@ -266,7 +266,9 @@ pub fn reports(
 fn page(evaluation: &Evaluation, labels: &LabelMap, title: &str) -> String {
     let parted = evaluation.likenesses_parted.map(|count| match count {
         0 => "No two clips of different folds sound like one recording.".to_owned(),
-        count => format!("Pairs of clips in different folds that sound like one recording: {count}."),
+        count => {
+            format!("Pairs of clips in different folds that sound like one recording: {count}.")
+        }
     });
     let remarks: Vec<String> = parted.into_iter().chain(flattered(evaluation)).collect();
     let page = Page {

@@ -310,8 +310,14 @@ pub fn train(arguments: &TrainArguments) -> anyhow::Result<ExitCode> {
             &untold,
         )?;
         let logits = scored.averaged();
-        evaluation.random_split =
-            Some(SeedLine::of(&library, &labels, &table, &logits, seeds[0], &calling(&judged.thresholds)));
+        evaluation.random_split = Some(SeedLine::of(
+            &library,
+            &labels,
+            &table,
+            &logits,
+            seeds[0],
+            &calling(&judged.thresholds),
+        ));
         for (item, fold) in table.items.iter_mut().zip(by_group) {
             item.fold = fold;
         }
@@ -334,7 +340,8 @@ pub fn train(arguments: &TrainArguments) -> anyhow::Result<ExitCode> {
         }
     }
     if let Some(path) = &arguments.against {
-        let text = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let text =
+            std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
         let other: Evaluation =
             serde_json::from_slice(&text).with_context(|| path.display().to_string())?;
         let differences = differences(&evaluation, &other, arguments.within);

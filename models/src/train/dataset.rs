@@ -153,9 +153,7 @@ pub fn read_listed(manifest: &Path, audio: &Path) -> Result<Vec<Clip>, DatasetEr
             Some(text) if text.is_empty() => Ok(None),
             Some(text) => match text.parse::<f32>() {
                 Ok(number) if number.is_finite() && number > 0.0 => Ok(Some(number)),
-                _ => {
-                    Err(DatasetError::Number { path: manifest.to_owned(), line, column, text })
-                }
+                _ => Err(DatasetError::Number { path: manifest.to_owned(), line, column, text }),
             },
         };
         let name = filled(path, "path")?;
@@ -232,6 +230,9 @@ mod tests {
         assert!(fault("path,label\n").contains("no clip"));
         assert!(fault("path,label\na.wav\n").contains("line: 2"));
         let far = fault("path,label,distance_m\na.wav,dog,far\n");
-        assert!(far.contains("line 2") && far.contains("distance_m") && far.contains("far"), "{far}");
+        assert!(
+            far.contains("line 2") && far.contains("distance_m") && far.contains("far"),
+            "{far}"
+        );
     }
 }

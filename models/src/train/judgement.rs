@@ -275,10 +275,8 @@ pub fn rate_point(
     let false_alarms = by_label.values().sum();
     let hours: f64 = background.iter().map(|one| one.hours).sum();
     let interval = eval::poisson_interval(false_alarms as u64, CONFIDENCE);
-    let plain: Vec<&Heard> = heard
-        .iter()
-        .filter(|one| one.class == alerting && one.form == Form::Plain)
-        .collect();
+    let plain: Vec<&Heard> =
+        heard.iter().filter(|one| one.class == alerting && one.form == Form::Plain).collect();
     RatePoint {
         per_hour,
         threshold,

@@ -196,6 +196,10 @@ mod tests {
         let found = between_groups(&library()).unwrap();
         let clips: Vec<(usize, usize)> = found.iter().map(|found| found.clips).collect();
         assert_eq!(clips, [(0, 3)], "{found:?}");
-        assert!(found[0].text(&library()).ends_with("a (1) and copy (4)"), "{}", found[0].text(&library()));
+        assert!(
+            found[0].text(&library()).ends_with("a (1) and copy (4)"),
+            "{}",
+            found[0].text(&library())
+        );
     }
 }

@@ -345,7 +345,12 @@ mod tests {
             judgement: &judgement,
             by_transient: &[],
             calibration_error: Some(0.031),
-            reliability: &[CalibrationBin { from: 0.8, count: 90, confidence: 0.9, accuracy: 0.85 }],
+            reliability: &[CalibrationBin {
+                from: 0.8,
+                count: 90,
+                confidence: 0.9,
+                accuracy: 0.85,
+            }],
             shipped: &rate,
             remarks: &["A remark.".to_owned()],
         };

@@ -50,15 +50,20 @@ pub(super) fn plot(axes: (&str, &str), ticks: &[(f64, String)], lines: &[Line<'_
     add(format_args!("<text x=\"8\" y=\"20\">{}</text>", escaped(up)));
     for (number, line) in lines.iter().enumerate() {
         let colour = COLOURS[number % COLOURS.len()];
-        let places: Vec<String> =
-            line.points.iter().map(|point| format!("{:.1},{:.1}", x(point.0), y(point.1))).collect();
+        let places: Vec<String> = line
+            .points
+            .iter()
+            .map(|point| format!("{:.1},{:.1}", x(point.0), y(point.1)))
+            .collect();
         add(format_args!(
             "<polyline fill=\"none\" stroke-width=\"2\" stroke=\"{colour}\" points=\"{}\"/>",
             places.join(" ")
         ));
         for (across, up) in line.points.iter().filter(|_| line.dots) {
             let (at, high) = (x(*across), y(*up));
-            add(format_args!("<circle cx=\"{at:.1}\" cy=\"{high:.1}\" r=\"3\" fill=\"{colour}\"/>"));
+            add(format_args!(
+                "<circle cx=\"{at:.1}\" cy=\"{high:.1}\" r=\"3\" fill=\"{colour}\"/>"
+            ));
         }
         let (right, under) = (MARGIN + width + 8.0, MARGIN + 18.0 * number as f64);
         let name = escaped(line.name);

@@ -72,7 +72,11 @@ pub fn flattered(evaluation: &Evaluation) -> Option<String> {
         .recall
         .iter()
         .map(|(source, recall)| {
-            format!("{source} {} instead of {}", cells(Some(recall)), cells(honest.recall.get(source)))
+            format!(
+                "{source} {} instead of {}",
+                cells(Some(recall)),
+                cells(honest.recall.get(source))
+            )
         })
         .collect();
     Some(format!(
@@ -100,9 +104,11 @@ pub fn differences(found: &Evaluation, known: &Evaluation, within: f64) -> Vec<S
     let (ours, theirs) = (&found.judgement, &known.judgement);
     compare("PR area".to_owned(), ours.average_precision, theirs.average_precision);
     let points = |evaluation: &Evaluation| -> BTreeMap<String, f64> {
-        let rates = evaluation.judgement.rates.iter().map(|rate| {
-            (format!("{}/h", rate.per_hour.unwrap_or_default()), rate)
-        });
+        let rates = evaluation
+            .judgement
+            .rates
+            .iter()
+            .map(|rate| (format!("{}/h", rate.per_hour.unwrap_or_default()), rate));
         rates
             .chain([("as shipped".to_owned(), &evaluation.shipped)])
             .flat_map(|(name, rate)| {

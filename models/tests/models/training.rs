@@ -268,8 +268,7 @@ fn a_recording_on_both_sides_of_a_fold_is_refused_unless_that_is_allowed() {
         serde_json::from_slice(&bytes).unwrap();
     assert!(evaluation.likenesses_parted.unwrap() >= 1);
     let [low, high] = evaluation.shipped.interval_per_hour.unwrap();
-    let per_hour =
-        evaluation.shipped.false_alarms as f64 / evaluation.judgement.background_hours;
+    let per_hour = evaluation.shipped.false_alarms as f64 / evaluation.judgement.background_hours;
     assert!(low <= per_hour && per_hour <= high);
 }
 
