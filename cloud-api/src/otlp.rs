@@ -98,7 +98,7 @@ pub async fn run(exporter: Exporter) {
             }
         }
         let spans = std::mem::take(&mut batch);
-        let sent = client.post(&url).json(&request(spans)).send().await;
+        let sent = client.post(&url).json(&request(&spans)).send().await;
         match sent.and_then(reqwest::Response::error_for_status) {
             Ok(_) => {}
             Err(error) => debug!(%error, "the collector does not take spans"),
@@ -106,17 +106,17 @@ pub async fn run(exporter: Exporter) {
     }
 }
 
-fn request(spans: Vec<Value>) -> Value {
+fn request(spans: &[Value]) -> Value {
     json!({"resourceSpans": [{
         "resource": {"attributes": [
-            attribute("service.name", text("ecosight-cloud")),
-            attribute("service.version", text(env!("CARGO_PKG_VERSION"))),
+            attribute("service.name", &text("ecosight-cloud")),
+            attribute("service.version", &text(env!("CARGO_PKG_VERSION"))),
         ]},
         "scopeSpans": [{"scope": {"name": "ecosight-cloud"}, "spans": spans}],
     }]})
 }
 
-fn attribute(key: &str, value: Value) -> Value {
+fn attribute(key: &str, value: &Value) -> Value {
     json!({"key": key, "value": value})
 }
 
@@ -181,7 +181,7 @@ impl Open {
             "startTimeUnixNano": nanos(start_us),
             "endTimeUnixNano": nanos(now_us.max(start_us)),
         });
-        let attributes = fields.0.into_iter().map(|(key, value)| attribute(key, value));
+        let attributes = fields.0.iter().map(|(key, value)| attribute(key, value));
         ended["attributes"] = attributes.collect();
         if let Some(parent) = parent {
             ended["parentSpanId"] = hex(&parent).into();
