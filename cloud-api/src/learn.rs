@@ -294,7 +294,7 @@ async fn watch(store: &Store, id: Uuid) -> Result<()> {
 
 fn line_of(job: &JobRow) -> String {
     let told = job.progress.as_deref().and_then(Progress::told).map(|told| told.text());
-    let result: Option<serde_json::Value> =
+    let result: Option<Value> =
         job.result.as_deref().and_then(|result| serde_json::from_str(result).ok());
     let sentence = result.and_then(|r| Some(r["gate"]["sentence"].as_str()?.to_owned()));
     let words = [Some(job.state.clone()), told, sentence, job.error.clone()];

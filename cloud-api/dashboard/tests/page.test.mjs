@@ -453,8 +453,8 @@ scenario('a shot that no station told of is reported, listened for and judged', 
   await section.locator('[data-pull=not_heard]').waitFor();
   // In degrees, and by one station, which knows where it is.
   await section.getByLabel('Near').selectOption('');
-  await section.getByLabel('North').fill('-23.86');
-  await section.getByLabel('East').fill('31.61');
+  await section.getByRole('spinbutton', { name: 'North' }).fill('-23.86');
+  await section.getByRole('spinbutton', { name: 'East' }).fill('31.61');
   await section.getByRole('button', { name: 'Ask the stations' }).click();
   await page.waitForFunction(() => document.querySelectorAll('[data-missed]').length === 2);
   assert.deepEqual(server.state.asked.at(-1).body.location, { lat: -23.86, lon: 31.61 });
