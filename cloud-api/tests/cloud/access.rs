@@ -293,7 +293,8 @@ async fn samples_are_seen_and_changed_by_those_of_their_site() {
         assert_eq!(list["items"].as_array().unwrap().len(), samples, "{list}");
         let (_, labels) = get(&server, "/api/v1/labels", who).await;
         let classes = labels["items"].as_array().unwrap().iter();
-        assert_eq!(classes.map(|class| class["samples"].as_i64().unwrap()).sum::<i64>(), samples);
+        let counted: u64 = classes.map(|class| class["samples"].as_u64().unwrap()).sum();
+        assert_eq!(counted, samples as u64, "{labels}");
     }
     let (_, list) = get(&server, "/api/v1/samples", &ridge).await;
     let sample = format!("/api/v1/samples/{}", list["items"][0]["id"].as_str().unwrap());
