@@ -38,7 +38,7 @@ enum Command {
     Scene(SceneArgs),
     /// Train a head on labelled recordings and write it as a bundle.
     #[cfg(feature = "train")]
-    Train(ecosight_models::train::cli::TrainArguments),
+    Train(Box<ecosight_models::train::cli::TrainArguments>),
     /// Judge a bundle on labelled recordings that it was not trained on.
     #[cfg(feature = "train")]
     Evaluate(ecosight_models::train::cli::EvaluateArguments),
