@@ -5,6 +5,7 @@
 //! that alert is done to the others as well, or the treatment itself becomes the class. Everything
 //! that is mixed comes from one fold, so that a form belongs to the fold of its clip.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
@@ -43,6 +44,10 @@ const FAINTEST_DB: f32 = 8.0;
 /// Sound from so long before a window's start to so long after its end is what a shot within may
 /// have left or sent ahead, in samples: its tail, or a bullet's crack before the muzzle.
 const TRACE: (u64, u64) = (2 * SAMPLE_RATE_HZ as u64, SAMPLE_RATE_HZ as u64 / 2);
+/// Rate of recorders whose sound [`Form::BandLimited`] imitates: what comes from one needs none of it.
+const NARROW_RATE_HZ: u32 = 8_000;
+/// From so many metres on a sound is from afar.
+const FAR_M: f32 = 100.0;
 /// Cross-fade between clips that are joined.
 const OVERLAP: usize = SAMPLE_RATE_HZ as usize / 4;
 
@@ -154,6 +159,8 @@ pub struct Library {
     clips: Vec<Clip>,
     fold: Vec<usize>,
     class: Vec<usize>,
+    /// Clips of collections that were recorded at 8 kHz throughout.
+    narrow: Vec<bool>,
     sounds: Vec<OnceLock<Arc<Vec<f32>>>>,
     /// Clips that may be surroundings, by fold: those recorded at 8 kHz and those above.
     surroundings: Vec<[Vec<usize>; 2]>,
@@ -191,21 +198,30 @@ fn surrounds(label: &str) -> bool {
             .any(|part| label.contains(part))
 }
 
+/// Whether each clip is of a source all of whose clips were recorded at 8 kHz. One such clip among
+/// others says nothing of the recorder.
+fn of_narrow_sources(clips: &[Clip]) -> Vec<bool> {
+    let mut sources: HashMap<&str, bool> = HashMap::new();
+    for clip in clips {
+        *sources.entry(&clip.source).or_insert(true) &= clip.rate_hz == Some(NARROW_RATE_HZ);
+    }
+    clips.iter().map(|clip| sources[clip.source.as_str()]).collect()
+}
+
 impl Library {
     /// `fold[i]` is the fold of `clips[i]`.
     pub fn new(clips: Vec<Clip>, fold: Vec<usize>, labels: &LabelMap) -> Self {
         let class: Vec<usize> = clips.iter().map(|clip| labels.class_of(&clip.label)).collect();
         let folds = fold.iter().max().map_or(0, |last| last + 1);
         let sounds = clips.iter().map(|_| OnceLock::new()).collect();
+        let narrow = of_narrow_sources(&clips);
         let mut surroundings = vec![[Vec::new(), Vec::new()]; folds];
         for (index, clip) in clips.iter().enumerate() {
             if class[index] == labels.rest() && surrounds(&clip.label) {
-                // The source says how it was recorded: ELP's recorders run at 8 kHz.
-                let wide = usize::from(!clip.source.starts_with("elp"));
-                surroundings[fold[index]][wide].push(index);
+                surroundings[fold[index]][usize::from(!narrow[index])].push(index);
             }
         }
-        Self { clips, fold, class, sounds, surroundings, folds }
+        Self { clips, fold, class, narrow, sounds, surroundings, folds }
     }
 
     /// All clips.
@@ -221,6 +237,17 @@ impl Library {
     /// Class of each clip.
     pub fn class(&self, clip: usize) -> usize {
         self.class[clip]
+    }
+
+    /// Whether a clip comes from a recorder that runs at 8 kHz, as its whole source does.
+    pub fn is_narrow(&self, clip: usize) -> bool {
+        self.narrow[clip]
+    }
+
+    /// Whether what is heard is far away: as the manifest says; where it does not, recorders at 8 kHz
+    /// are those that stand in forests for months and hear what happens to come.
+    pub fn is_far(&self, clip: usize) -> bool {
+        self.clips[clip].distance_m.map_or(self.narrow[clip], |distance_m| distance_m >= FAR_M)
     }
 
     /// Number of folds.
@@ -283,7 +310,7 @@ impl Library {
             let alerts = labels.classes[class].alert;
             let forms = [
                 (Form::Plain, 1),
-                (Form::BandLimited, u32::from(!clip.source.starts_with("elp"))),
+                (Form::BandLimited, u32::from(!self.narrow[index])),
                 (Form::Quiet, u32::from(alerts)),
                 (Form::InContext, if alerts { copies.alert_in_context } else { copies.in_context }),
                 (
@@ -361,7 +388,7 @@ impl Library {
         };
         let sound = self.sound(clip)?;
         let sparse = labels.classes[item.class].sparse;
-        let far = self.clips[clip].source.starts_with("elp");
+        let far = self.is_far(clip);
         let whole = |samples: Vec<f32>| Rendered {
             onsets: if sparse { onsets(&samples, far) } else { Vec::new() },
             samples,
@@ -408,11 +435,11 @@ impl Library {
         } else {
             sound.to_vec()
         };
-        let far = if self.clips[clip].source.starts_with("elp") { 0.1 } else { 0.25 };
-        if rng.random::<f32>() < far {
+        let farther = if self.is_far(clip) { 0.1 } else { 0.25 };
+        if rng.random::<f32>() < farther {
             own = sound::distance(&own, rng);
         }
-        let narrow = rng.random::<bool>() || self.clips[clip].source.starts_with("elp");
+        let narrow = rng.random::<bool>() || self.narrow[clip];
         let past_s = rng.random_range(PAST_S..PAST_S + 1.5);
         let past = self.surroundings(self.fold[clip], Some(clip), narrow, past_s, rng)?;
         let level = quiet_level(&own);
@@ -428,7 +455,7 @@ impl Library {
             samples = sound::band_limit(&samples);
         }
         let onsets = if sparse {
-            onsets(&samples[clip_from..], self.clips[clip].source.starts_with("elp"))
+            onsets(&samples[clip_from..], self.is_far(clip))
                 .iter()
                 .map(|at| at + clip_from as u64)
                 .collect()
@@ -454,7 +481,6 @@ impl Library {
         rng: &mut ChaCha8Rng,
     ) -> Result<Option<Rendered>, MaterialError> {
         let Some(loudness) = Loudness::of(sound) else { return Ok(None) };
-        let elp = self.clips[clip].source.starts_with("elp");
         if loudness.snr_db() < LEAST_TRANSIENT_DB {
             return Ok(None);
         }
@@ -464,10 +490,10 @@ impl Library {
             own = sound::speed(&own, ratio);
             peak = (peak as f32 / ratio) as usize;
         }
-        if rng.random::<f32>() < if elp { 0.25 } else { 0.7 } {
+        if rng.random::<f32>() < if self.is_far(clip) { 0.25 } else { 0.7 } {
             own = sound::distance(&own, rng);
         }
-        let narrow = elp || rng.random_range(0..3) > 0;
+        let narrow = self.narrow[clip] || rng.random_range(0..3) > 0;
         let at_s = rng.random_range(PAST_S + 0.2..PAST_S + 0.9);
         let samples = self.surroundings(self.fold[clip], Some(clip), narrow, at_s + 2.0, rng)?;
         Ok(laid(own, peak, samples, at_s, narrow, rng))
@@ -703,6 +729,35 @@ mod tests {
         let sounds = [shot.clone(), tone(700.0, 8), shot, tone(1100.0, 8)];
         sounds.into_iter().enumerate().for_each(|(clip, sound)| library.hold(clip, sound));
         library
+    }
+
+    #[test]
+    fn how_a_clip_is_treated_follows_from_what_the_manifest_says_of_its_recorder() {
+        let clip = |source: &str, rate_hz, distance_m| Clip {
+            label: "gun_shot".into(),
+            source: source.into(),
+            rate_hz,
+            distance_m,
+            ..Clip::default()
+        };
+        let clips = vec![
+            clip("months in a forest", Some(8_000), None),
+            clip("months in a forest", Some(8_000), Some(20.0)),
+            clip("mixed", Some(8_000), None),
+            clip("mixed", Some(44_100), Some(900.0)),
+            clip("", None, None),
+        ];
+        let labels = LabelMap::builtin().unwrap();
+        let library = Library::new(clips, vec![0; 5], &labels);
+        let told: Vec<(bool, bool)> =
+            (0..5).map(|clip| (library.is_narrow(clip), library.is_far(clip))).collect();
+        let [no, yes] = [false, true];
+        assert_eq!(told, [(yes, yes), (yes, no), (no, no), (no, yes), (no, no)]);
+        let limited = |clip| {
+            let items = library.items(&labels, Copies::default(), None);
+            items.iter().any(|item| item.clip == Some(clip) && item.form == Form::BandLimited)
+        };
+        assert!(!limited(0) && limited(2), "what is narrow already is not made so again");
     }
 
     #[test]

@@ -272,6 +272,27 @@ fn a_recording_on_both_sides_of_a_fold_is_refused_unless_that_is_allowed() {
     assert!(low <= per_hour && per_hour <= high);
 }
 
+/// The shipped heads were trained when the name of a source said which recorders it is of: what the
+/// manifest says of rates comes to the same for each clip.
+#[test]
+fn the_shipped_collection_is_treated_as_when_it_was_trained_on() {
+    use ecosight_models::train::dataset::read_listed;
+    use ecosight_models::train::labels::LabelMap;
+    use ecosight_models::train::material::Library;
+    let Some(manifest) = crate::golden::shared("audio/manifest.csv") else { return };
+    let clips = read_listed(&manifest, manifest.parent().unwrap()).unwrap();
+    let fold = vec![0; clips.len()];
+    let library = Library::new(clips, fold, &LabelMap::builtin().unwrap());
+    let mut narrow = 0;
+    for (index, clip) in library.clips().iter().enumerate() {
+        let elp = clip.source.starts_with("elp");
+        assert_eq!(library.is_narrow(index), elp, "{}", clip.name);
+        assert_eq!(library.is_far(index), elp, "{}", clip.name);
+        narrow += usize::from(elp);
+    }
+    assert!(narrow > 1_000, "{narrow}");
+}
+
 /// Scenes and staged shots are learnt from, beside the recordings, and nothing is judged on them.
 #[test]
 fn synthetic_scenes_are_learnt_from_and_not_judged_on() {
