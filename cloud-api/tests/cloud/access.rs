@@ -440,7 +440,7 @@ async fn whoever_hears_a_recording_is_in_the_log_once() {
         assert_eq!(play.status().as_u16(), 206);
     }
     let by_ranger = ("key:ranger key".to_owned(), event.clone());
-    assert_eq!(deeds(&server, &admin, "clip.play").await, [by_ranger.clone()]);
+    assert_eq!(deeds(&server, &admin, "clip.play").await, std::slice::from_ref(&by_ranger));
     admin.on(server.client().get(&data)).send().await.unwrap();
     let by_root = ("user:root".to_owned(), event.clone());
     assert_eq!(deeds(&server, &admin, "clip.play").await, [by_root.clone(), by_ranger.clone()]);
