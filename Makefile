@@ -1,7 +1,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
-.PHONY: help demo test lint deps-check rust-tests postgres-tests deb cross-test page page-tests demo-test contract soak train train-compact train-second-ear evaluate bench bench-inference bench-training bench-api bench-rollout bench-alerts bench-lists load openapi fmt clean
+.PHONY: help demo test lint deps-check rust-tests postgres-tests deb cross-test page page-tests demo-test contract soak train train-compact train-second-ear evaluate bench bench-inference bench-speech bench-training bench-api bench-rollout bench-alerts bench-lists load openapi fmt clean
 
 CARGO_TARGET_DIR ?= $(CURDIR)/target
 export CARGO_TARGET_DIR
@@ -117,6 +117,12 @@ bench-inference: ## Measure inference beside XNNPACK and ONNX Runtime, layer by 
 
 bench-training: ## Time the training of a head beside Keras; fails if a limit is missed
 	@exec models/reference/bench --training
+
+bench-speech: ## Measure what the privacy filter takes out, and what else (RECORDINGS=manifest.csv; utterances of espeak-ng)
+	@$(SETUP) need_compiler; need_rust
+	cargo build --release --workspace --all-features --bins --examples
+	take_yamnet $(CARGO_TARGET_DIR)/release >&2
+	$(CARGO_TARGET_DIR)/release/examples/speech "$(RECORDINGS)"
 
 bench-api: ## Measure the server: /predict, overload, ingest
 	@exec loadtest/bench-api $(SECONDS_EACH) $(INGEST_SECONDS)

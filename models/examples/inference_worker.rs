@@ -5,6 +5,7 @@
 //! - `station`: sound to scores as a station does it: log-mel and transient numbers of one hop, the
 //!   full network, the bundle's head;
 //! - `inner`: the same without the AudioSet scores: the network is left at the bundle's last exit;
+//! - `compact`: as `station`, with the compact bundle and its voice detector instead of YAMNet;
 //! - `network`: one log-mel patch to the 521 scores;
 //! - `batch`: eight patches to the 521 scores, time per patch;
 //! - `pair`: as `network`, on two threads that share it, each with windows of its own; time per patch
@@ -82,11 +83,12 @@ fn main() -> anyhow::Result<()> {
 fn prepare(yamnet: &std::path::Path, what: &str) -> anyhow::Result<(Task, String)> {
     let sound = Sound::Bursts.render(1, 30.0);
     match what {
-        "station" | "inner" => {
-            let files = bundle()?;
+        "station" | "inner" | "compact" => {
+            let compact = what == "compact";
+            let files = if compact { BundleFiles::builtin(Builtin::Compact)? } else { bundle()? };
             let name = format!("{} {}", files.bundle.name, files.bundle.version);
-            let options = ClassifierOptions { audioset: what == "station", batching: false };
-            let classifier = Classifier::from_files(files, Some(yamnet), options)?;
+            let options = ClassifierOptions { audioset: what != "inner", batching: false };
+            let classifier = Classifier::from_files(files, (!compact).then_some(yamnet), options)?;
             let mut windower = classifier.windower();
             windower.push(&sound[..HOP_SAMPLES]);
             let mut at = HOP_SAMPLES;

@@ -151,7 +151,8 @@ def main():
             Contestant("EcoSight, patch to scores", ours("network")),
             Contestant("EcoSight, patch to scores, 8 at once", ours("batch"), 8),
             Contestant("EcoSight, sound to scores (station: 521 + head)", ours("station")),
-            Contestant("EcoSight, sound to scores (l14 exit + head)", ours("inner")),
+            Contestant("EcoSight, sound to scores (head alone, without the 521)", ours("inner")),
+            Contestant("EcoSight, sound to scores (compact, no YAMNet)", ours("compact")),
         ]
         race(one_thread, arguments)
         # Each of EcoSight's two threads has windows of its own; the others share each window.
@@ -203,7 +204,7 @@ def ratio(one, other):
 def report(one_thread, two_threads, arguments, program):
     whole, core = one_thread[:2]
     print(f"{arguments.rounds} rounds of {arguments.windows} windows; "
-          f"bundle {one_thread[-1].loaded['bundle']}; program {os.path.getsize(program) / 2**20:.1f} MiB\n")
+          f"bundles {one_thread[-2].loaded['bundle']} and {one_thread[-1].loaded['bundle']}; program {os.path.getsize(program) / 2**20:.1f} MiB\n")
     rows = []
     for title, group in (("one thread", one_thread), ("two cores", two_threads)):
         if not group:
