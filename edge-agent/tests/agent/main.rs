@@ -20,6 +20,7 @@ mod page;
 mod privacy;
 mod reel;
 mod resume;
+#[cfg(feature = "microphone")]
 mod sound_card;
 mod sources;
 mod station;
