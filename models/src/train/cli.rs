@@ -38,8 +38,8 @@ use crate::features::stream_len;
 /// Train a head on labelled recordings and write it as a bundle.
 #[derive(Debug, Args)]
 pub struct TrainArguments {
-    /// Manifest of the recordings: CSV with path, label, and group (or recording_id), source,
-    /// licence.
+    /// Manifest of the recordings: CSV with path, label, and if there are any group (or recording_id),
+    /// source, licence, original_rate_hz, distance_m.
     #[arg(long, value_name = "CSV")]
     data: PathBuf,
     /// Folder that the manifest's paths are relative to. Default: the manifest's own.
