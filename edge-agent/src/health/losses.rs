@@ -28,7 +28,7 @@ const KINDS: usize = Loss::Record as usize + 1;
 
 /// The counters.
 #[derive(Debug, Default)]
-pub struct Losses {
+pub(super) struct Losses {
     counts: [AtomicU64; KINDS],
     /// Records that the outbox gave up, by priority: as of the last report.
     records: [AtomicU64; 3],
