@@ -248,7 +248,9 @@ fn callback(format: SampleFormat, mut inlet: Inlet) -> Result<Callback, String> 
             inlet.push(data.as_slice::<i32>().unwrap_or_default(), |s| s as f32 / 2_147_483_648.0);
         }),
         SampleFormat::U8 => Box::new(move |data, _| {
-            inlet.push(data.as_slice::<u8>().unwrap_or_default(), |s| (f32::from(s) - 128.0) / 128.0);
+            inlet.push(data.as_slice::<u8>().unwrap_or_default(), |s| {
+                (f32::from(s) - 128.0) / 128.0
+            });
         }),
         other => return Err(format!("microphone format {other} is not supported")),
     })

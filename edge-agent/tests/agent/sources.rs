@@ -237,8 +237,7 @@ fn a_late_listener_hears_what_waited_before_what_a_driver_lost() {
     for round in 0..5_000 {
         // Periods of a driver, of two channels.
         let frames = 1 + random.below(300);
-        let period: Vec<i16> =
-            (sent..sent + frames).flat_map(|place| [ramp(place); 2]).collect();
+        let period: Vec<i16> = (sent..sent + frames).flat_map(|place| [ramp(place); 2]).collect();
         if round % 97 == 0 {
             overruns.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
             expected_breaks += 1;
