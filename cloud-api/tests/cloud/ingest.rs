@@ -128,7 +128,10 @@ async fn how_a_station_says_it_is_is_kept_and_shown_also_when_it_is_gone() {
     let told = shown("online").await;
     assert_eq!(told["last_verified"], "2026-03-01T06:00:00Z");
     assert_eq!((&told["canary_score"], &told["canary_threshold"]), (&0.75.into(), &0.5.into()));
-    assert_eq!((&told["power_limits"][0], &told["supply_v"]), (&"under-voltage".into(), &4.75.into()));
+    assert_eq!(
+        (&told["power_limits"][0], &told["supply_v"]),
+        (&"under-voltage".into(), &4.75.into())
+    );
     assert_eq!((&told["clock_offset_ms"], &told["time_quality"]), (&1.5.into(), &"network".into()));
     assert_eq!(told["losses"]["clips_given_up"], 3);
     assert_eq!(told["source_faults"][0], "flat line?");

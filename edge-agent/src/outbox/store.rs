@@ -17,7 +17,9 @@ use crate::correction::Correction;
 use crate::health::free_bytes;
 
 use super::repair::{Salvage, move_aside, salvage};
-use super::{ClipRow, Damaged, Found, OpenDraft, OpenEvent, OutboxError, Priority, ReplayPosition, Row};
+use super::{
+    ClipRow, Damaged, Found, OpenDraft, OpenEvent, OutboxError, Priority, ReplayPosition, Row,
+};
 
 /// Name of the file in the data directory.
 pub const FILE: &str = "outbox.db";
@@ -76,7 +78,8 @@ impl Store {
     }
 
     async fn open_checked(path: &Path) -> Result<Self> {
-        let connection = SqliteConnection::connect_with(&options(path).create_if_missing(true)).await?;
+        let connection =
+            SqliteConnection::connect_with(&options(path).create_if_missing(true)).await?;
         let mut store = Self::over(connection, path);
         match store.prepare(path).await {
             Ok(()) => Ok(store),

@@ -33,11 +33,8 @@ fn a_raspberry_pi_tells_what_holds_it_back_and_how_it_is_fed() {
     assert_eq!(power(sysfs.path()), Some(PowerReport::default()));
     tell(sysfs.path(), firmware, "50005\n");
     let held_back = ["under-voltage", "throttled"].map(String::from).to_vec();
-    let expected = PowerReport {
-        limits: held_back.clone(),
-        limits_since_boot: held_back,
-        supply_v: None,
-    };
+    let expected =
+        PowerReport { limits: held_back.clone(), limits_since_boot: held_back, supply_v: None };
     assert_eq!(power(sysfs.path()), Some(expected));
 
     tell(sysfs.path(), "class/hwmon/hwmon0/name", "cpu_thermal\n");

@@ -365,7 +365,8 @@ async fn over_the_quota_the_oldest_without_an_alert_goes_first_and_the_last_day_
     }
     let health = Arc::new(Health::default());
     // Nobody listens there.
-    let cloud = config::Cloud { url: Some("http://127.0.0.1:9".into()), ..config::Cloud::default() };
+    let cloud =
+        config::Cloud { url: Some("http://127.0.0.1:9".into()), ..config::Cloud::default() };
     for (max_clips, left) in [(300, vec![1, 2, 4]), (250, vec![1, 4]), (100, vec![4])] {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let reel = Some(Arc::clone(&reel));

@@ -18,9 +18,7 @@ use crate::station::{
     Place, ROUND, START, START_US, assert_every_thud_once, onsets, recording, terminate, thuds,
     write,
 };
-use crate::support::{
-    Open, QUOTA, Random, alert, silent_detection, telemetry, until, write_sound,
-};
+use crate::support::{Open, QUOTA, Random, alert, silent_detection, telemetry, until, write_sound};
 use crate::uplink::{Cloud, broker, start};
 use crate::uploads;
 

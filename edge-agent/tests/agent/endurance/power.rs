@@ -129,13 +129,17 @@ async fn power_cuts(how: Cut) {
         write(&copy, &left);
         std::fs::rename(&copy, &image).expect("the power is back");
         let mounted = Mount::image(&image, &disk);
-        let mounted = mounted.unwrap_or_else(|| panic!("cut {cut}: the file system itself is lost"));
+        let mounted =
+            mounted.unwrap_or_else(|| panic!("cut {cut}: the file system itself is lost"));
         let began = Instant::now();
         let started = start(&disk).await;
         slowest = slowest.max(began.elapsed());
         assert!(slowest < Duration::from_secs(5), "opens quickly");
         let boot = started.station.boot;
-        assert!(said.iter().all(|(used, _)| *used < boot), "cut {cut}: boot {boot} was used before");
+        assert!(
+            said.iter().all(|(used, _)| *used < boot),
+            "cut {cut}: boot {boot} was used before"
+        );
 
         let mut kept = BTreeSet::new();
         for priority in ecosight_agent::outbox::Priority::ALL {

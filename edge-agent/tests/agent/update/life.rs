@@ -317,11 +317,8 @@ fn listen(place: &Place, changes_after: Option<usize>) -> (Vec<(Event, String)>,
     let (ear, config, health) = ear_of(&folder.join("old"), &thud("1.0.0"), &night);
     let (heir, ..) = ear_of(&folder.join("heir"), &thud("2.0.0"), &night);
     let (orders, told_to_try) = orders_channel();
-    let hearing = Hearing {
-        is_replay: true,
-        orders: Some(told_to_try),
-        ..hearing(ear, &config, &health)
-    };
+    let hearing =
+        Hearing { is_replay: true, orders: Some(told_to_try), ..hearing(ear, &config, &health) };
     let board = Board::default();
     if changes_after.is_some() {
         orders.send(Order::Try(Box::new(heir), board.clone())).expect("heard");
