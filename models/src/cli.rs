@@ -41,10 +41,10 @@ enum Command {
     Train(Box<ecosight_models::train::cli::TrainArguments>),
     /// Judge a bundle on labelled recordings that it was not trained on.
     #[cfg(feature = "train")]
-    Evaluate(ecosight_models::train::cli::EvaluateArguments),
+    Evaluate(ecosight_models::train::judge::EvaluateArguments),
     /// Find recordings that a manifest has in several groups: they would be on both sides of a split.
     #[cfg(feature = "train")]
-    Leaks(ecosight_models::train::cli::LeaksArguments),
+    Leaks(ecosight_models::train::judge::LeaksArguments),
     /// Write what the compact network learns from, for its training script.
     #[cfg(feature = "train")]
     ExportCompact(ecosight_models::compact::cli::ExportArguments),
@@ -77,9 +77,9 @@ pub(crate) fn run() -> ExitCode {
         #[cfg(feature = "train")]
         Command::Train(arguments) => ecosight_models::train::cli::train(&arguments),
         #[cfg(feature = "train")]
-        Command::Evaluate(arguments) => ecosight_models::train::cli::evaluate(&arguments),
+        Command::Evaluate(arguments) => ecosight_models::train::judge::evaluate(&arguments),
         #[cfg(feature = "train")]
-        Command::Leaks(arguments) => ecosight_models::train::cli::leaks(&arguments),
+        Command::Leaks(arguments) => ecosight_models::train::judge::leaks(&arguments),
         #[cfg(feature = "train")]
         Command::ExportCompact(arguments) => ecosight_models::compact::cli::run(&arguments),
         #[cfg(feature = "train")]

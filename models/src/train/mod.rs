@@ -20,6 +20,7 @@ pub mod export;
 pub mod extraction;
 pub mod fit;
 pub mod head;
+pub mod judge;
 pub mod judgement;
 pub mod labels;
 pub mod leaks;

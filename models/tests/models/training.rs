@@ -189,11 +189,26 @@ fn labelled_files_become_a_bundle_that_hears() {
     assert!(said.contains("10/h     score ≥"), "{said}");
 
     // A second run from the warm cache makes the same head, bit by bit.
-    let again = forest.train("again", "manifest.csv", "recipe.json");
+    let known = ["--report", "report", "--against", "bundle/evaluation.json"];
+    let again = forest.train_with("again", "manifest.csv", "recipe.json", &known);
     assert!(again.status.success(), "{}", text(&again.stderr));
     assert_eq!(text(&output.stdout), text(&again.stdout));
     let head = |bundle: &str| std::fs::read(forest.path(bundle).join("head.onnx")).unwrap();
     assert_eq!(head("bundle"), head("again"));
+    let file = |name: &str| std::fs::read(forest.path(name)).unwrap();
+    assert_eq!(file("report/evaluation.json"), file("bundle/evaluation.json"));
+    assert_eq!(file("report/evaluation.html"), file("bundle/evaluation.html"));
+
+    // Figures that it does not reach again are told, and nothing is written.
+    let mut better = evaluation.clone();
+    better.shipped.recall[0].recall += 0.1;
+    forest.write("better.json", &serde_json::to_string(&better).unwrap());
+    let known = ["--against", "better.json", "--within", "0.05"];
+    let output = forest.train_with("worse", "manifest.csv", "recipe.json", &known);
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output.stderr));
+    let said = text(&output.stderr);
+    assert!(said.contains("better.json") && said.contains("as shipped, made here"), "{said}");
+    assert!(!forest.path("worse").exists());
 
     // And `evaluate` reads what `train` wrote.
     let output = forest.run(&[
