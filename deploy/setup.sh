@@ -72,7 +72,7 @@ have_alsa() {
 }
 # All features but that one, for a build of the whole workspace: every dependency keeps its set.
 WITHOUT_MICROPHONE=(--no-default-features --features
-    ecosight-shared/default,ecosight-shared/release,ecosight-models/train,ecosight-cloud/default)
+    ecosight-shared/default,ecosight-shared/release,ecosight-models/train,ecosight-cloud/default,ecosight-cloud/otlp)
 
 # python_tools PACKAGE...: command-line tools that come as wheels, in a private environment.
 python_tools() {
