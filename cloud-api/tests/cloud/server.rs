@@ -1,17 +1,17 @@
 //! Starting and stopping.
 
 use std::net::TcpListener;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use ecosight_loadtest::Program;
 use ecosight_shared::json::ConnectionState;
 use futures_util::future::join_all;
-use reqwest::multipart::{Form, Part};
 use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
-use crate::predict::{hum, wav, yamnet};
+use crate::predict::{hum, yamnet};
 use crate::program::{Server, binary, run};
 use crate::station::{Station, alert, device, status};
 
@@ -165,27 +165,25 @@ async fn a_signal_under_load_drops_no_request() {
     let config = "[http]\ndrain_grace = \"2s\"\n";
     let mut server =
         Server::start_with_config(config, &["--yamnet", yamnet.to_str().unwrap()]).await;
-    let (url, leaving) = (server.url("/predict"), Arc::new(AtomicBool::new(false)));
-    let send = |file: Vec<u8>| {
-        // A connection of its own for each, as from a proxy that keeps none.
-        let client = reqwest::Client::builder().pool_max_idle_per_host(0).build().unwrap();
-        let form = Form::new().part("file", Part::bytes(file).file_name("sound.wav"));
-        let request = client.post(&url).multipart(form);
-        async move { request.send().await.unwrap().status().as_u16() }
+    let (address, request) = (server.address(), request(&hum()));
+    let leaving = AtomicBool::new(false);
+    // A connection of its own for each, as from a proxy that keeps none.
+    let send = async || {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(&request).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
     };
-    let users: Vec<_> = (0..4)
-        .map(|_| {
-            let (send, leaving) = (&send, leaving.clone());
-            async move {
-                let mut answered = 0;
-                while !leaving.load(Ordering::SeqCst) {
-                    assert_eq!(send(hum()).await, 200);
-                    answered += 1;
-                }
-                answered
-            }
-        })
-        .collect();
+    let user = async || {
+        let mut answered = 0;
+        while !leaving.load(Ordering::SeqCst) {
+            send().await;
+            answered += 1;
+        }
+        answered
+    };
+    let users = (0..4).map(|_| user());
     let look = async {
         tokio::time::sleep(Duration::from_millis(500)).await;
         server.ask_to_end();
@@ -196,15 +194,38 @@ async fn a_signal_under_load_drops_no_request() {
         }
         leaving.store(true, Ordering::SeqCst);
         // Begun while it listens, done when it does not any more.
-        tokio::time::sleep(Duration::from_secs(1).saturating_sub(asked.elapsed())).await;
-        let minute = wav(16_000, 1, (0..960_000).map(|n| (n as f32 * 0.05).sin() * 0.01));
-        join_all((0..4).map(|_| send(minute.clone()))).await
+        let (first, rest) = request.split_at(request.len() / 2);
+        let mut late = TcpStream::connect(server.address()).await.unwrap();
+        late.write_all(first).await.unwrap();
+        while TcpStream::connect(server.address()).await.is_ok() {
+            assert!(asked.elapsed() < Duration::from_secs(6), "it listens on and on");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        assert!(asked.elapsed() >= Duration::from_millis(1_900), "there was no grace");
+        late.write_all(rest).await.unwrap();
+        let mut answer = String::new();
+        late.read_to_string(&mut answer).await.unwrap();
+        answer
     };
     let (answered, late) = futures_util::future::join(join_all(users), look).await;
     assert!(answered.iter().all(|answered| *answered > 0), "{answered:?}");
-    assert_eq!(late, [200; 4]);
+    assert!(late.starts_with("HTTP/1.1 200 "), "{late}");
     assert_eq!(server.wait_for_end(Duration::from_secs(12)), Some(0), "{}", server.log());
-    assert!(std::net::TcpStream::connect(server.address()).is_err());
+}
+
+/// A request to `/predict` with a file, as bytes.
+fn request(file: &[u8]) -> Vec<u8> {
+    let head = "--x\r\nContent-Disposition: form-data; name=\"file\"; filename=\"a.wav\"\r\n\r\n";
+    let tail = "\r\n--x--\r\n";
+    let length = head.len() + file.len() + tail.len();
+    let mut request = format!(
+        "POST /predict HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\
+         Content-Type: multipart/form-data; boundary=x\r\nContent-Length: {length}\r\n\r\n{head}"
+    )
+    .into_bytes();
+    request.extend_from_slice(file);
+    request.extend_from_slice(tail.as_bytes());
+    request
 }
 
 #[tokio::test(flavor = "multi_thread")]
