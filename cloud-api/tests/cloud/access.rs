@@ -139,6 +139,8 @@ const OF_ALL_SITES: &[(&str, &str)] = &[
     ("POST", "/api/v1/rollouts/{id}/start"),
     ("POST", "/api/v1/rollouts/{id}/pause"),
     ("POST", "/api/v1/rollouts/{id}/resume"),
+    ("POST", "/api/v1/rollouts/{id}/halt"),
+    ("POST", "/api/v1/rollouts/{id}/rollback"),
 ];
 
 /// RELIABILITY P24: nobody reaches what is not theirs.
