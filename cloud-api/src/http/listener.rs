@@ -18,7 +18,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, Sleep, sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -26,6 +26,10 @@ use tracing::{debug, warn};
 
 use crate::access::Peer;
 use crate::config::HttpConfig;
+
+/// Connections that wait to be taken. One that finds no room, as with the usual 128 when some hundred clients
+/// come at once, is tried again by its client only a second later.
+const BACKLOG: u32 = 1_024;
 
 /// Why the server cannot be reached. The program ends; the operator frees the port or names another.
 #[derive(Debug, thiserror::Error)]
@@ -46,7 +50,15 @@ pub struct ListenError {
 /// # Errors
 /// [`ListenError`].
 pub async fn bind(address: SocketAddr) -> Result<TcpListener, ListenError> {
-    TcpListener::bind(address).await.map_err(|source| ListenError { address, source })
+    listening(address).map_err(|source| ListenError { address, source })
+}
+
+fn listening(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    // A server that is started again must not wait for connections of the one before to be forgotten.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 /// Serves until `stop`, then lets requests that have begun end, for at most `drain`.
