@@ -45,11 +45,11 @@ pub struct ListenError {
     source: io::Error,
 }
 
-/// Takes the port.
+/// Takes the port; within a runtime.
 ///
 /// # Errors
 /// [`ListenError`].
-pub async fn bind(address: SocketAddr) -> Result<TcpListener, ListenError> {
+pub fn bind(address: SocketAddr) -> Result<TcpListener, ListenError> {
     listening(address).map_err(|source| ListenError { address, source })
 }
 

@@ -69,7 +69,7 @@ pub async fn serve(config: Config, roles: &Roles, clock: Clock) -> Result<()> {
         );
     }
     let listener = match roles.has(Role::Http) {
-        true => Some(http::bind(config.http.listen).await?),
+        true => Some(http::bind(config.http.listen)?),
         false => None,
     };
     let mut tasks = Tasks::default();
