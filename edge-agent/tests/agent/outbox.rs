@@ -623,7 +623,8 @@ async fn on_a_disk_full_of_records_telemetry_goes_then_detections_and_no_alert()
     let (tell, told) = channel();
     let recording = tokio::spawn(recorder.run(told));
     let time = Onset { unix_us: START_US, quality: TimeQuality::Network };
-    let events = 1_500;
+    // More than the room that is kept for this, and than all telemetry takes.
+    let events = 6_000;
     let mut emptied = false;
     for number in 1..=events {
         let event = event(number, 0, number * 160_000, number * 160_000 + 16_000);

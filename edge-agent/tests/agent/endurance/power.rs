@@ -8,7 +8,9 @@
 //! no disk can lose the one and keep, or have touched, the other:
 //!
 //! - ext4 writes a commit block of its journal, and the journal's own superblock, only behind a flush of
-//!   what they vouch for. A moment in which one of them changed is passed over.
+//!   what they vouch for. A moment in which one of them changed is passed over. So is one in which the
+//!   first blocks changed, with the superblock and the group descriptors: ext4 reads them before its
+//!   journal, and torn ones are a matter for fsck, which has copies of them.
 //! - SQLite writes into the database file only what is flushed in its log, and begins the log anew only
 //!   when the database file is flushed. A moment in which a checkpoint began or ended is passed over. One
 //!   inside a checkpoint is good: the log holds all that it writes.
@@ -17,6 +19,7 @@
 //! relies on it is written before the writer says so, or before a checkpoint begins.
 
 use std::collections::BTreeSet;
+use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -88,7 +91,7 @@ async fn power_cuts(how: Cut) {
     let (image, copy) = (memory.at.join("image"), memory.at.join("copy"));
     let path = |path: &Path| path.display().to_string();
     let made =
-        run("truncate", &["-s", "48M", &path(&image)]) && run("mkfs.ext4", &["-q", &path(&image)]);
+        run("truncate", &["-s", SIZE, &path(&image)]) && run("mkfs.ext4", &["-q", &path(&image)]);
     if !made {
         cannot("there is no mkfs.ext4 (package e2fsprogs)");
         return;
@@ -156,7 +159,7 @@ async fn power_cuts(how: Cut) {
             clips += 1;
         }
         // Room for the next rounds: what nothing refers to is swept at the next start.
-        if kept.len() > 8_000 {
+        if kept.len() > 3_000 {
             let all = |boot| SeqRange { boot, first: 1, last: u32::MAX };
             started.outbox.release((1..=boot).map(all).collect()).await.expect("done");
             said.clear();
@@ -180,9 +183,13 @@ async fn stop(started: Started) -> ecosight_shared::DeviceId {
     started.station.id
 }
 
+/// Of the disk: small, because it is read again and again.
+const SIZE: &str = "24M";
 const SECTOR: usize = 512;
-/// Sectors that are compared at once.
-const BLOCK: usize = 8 * SECTOR;
+/// What is compared at once.
+const BLOCK: usize = 64 * 1_024;
+/// Bytes at the beginning that ext4 reads before its journal, on a disk of this size.
+const READ_FIRST: usize = 4_096;
 
 /// The image of a disk whose writer stands, when the kernel has written what it was at.
 fn still(image: &Path) -> Vec<u8> {
@@ -208,25 +215,36 @@ struct Moment {
 
 /// Lets the writer on by moments until one of them is good.
 fn moment(image: &Path, disk: &Path, child: &Child, random: &mut Random) -> Moment {
+    let file = std::fs::File::open(image).expect("the image");
+    let read = |into: &mut [u8]| file.read_exact_at(into, 0).expect("the image");
     let (mut said, mut before, mut folded) = (child.stop(), still(image), Folded::read(disk));
-    for _ in 0..2_000 {
+    let mut now = before.clone();
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_secs(120) {
         child.go_on();
-        std::thread::sleep(Duration::from_micros(random.below(800)));
-        let (said_now, now, folded_now) = (child.stop(), still(image), Folded::read(disk));
-        let sectors: Vec<usize> = (0..now.len())
-            .step_by(BLOCK)
-            .filter(|block| now[*block..block + BLOCK] != before[*block..block + BLOCK])
-            .flat_map(|block| (block..block + BLOCK).step_by(SECTOR))
-            .filter(|at| now[*at..at + SECTOR] != before[*at..at + SECTOR])
-            .collect();
+        std::thread::sleep(Duration::from_micros(random.below(300)));
+        let (said_now, folded_now) = (child.stop(), Folded::read(disk));
+        read(&mut now);
+        let sectors = changed(&before, &now);
         let in_one_piece = folded_now.is_the_same_checkpoint_as(folded)
+            && sectors.iter().all(|at| *at >= READ_FIRST)
             && !sectors.iter().any(|at| is_behind_a_flush(&now[*at..at + SECTOR]));
-        if said_now == said && !sectors.is_empty() && in_one_piece {
+        let good = said_now == said && !sectors.is_empty() && in_one_piece;
+        if good && still(image) == now {
             return Moment { image: now, sectors, said };
         }
-        (said, before, folded) = (said_now, now, folded_now);
+        (said, folded) = (said_now, folded_now);
+        std::mem::swap(&mut before, &mut now);
     }
     panic!("the writer writes nothing");
+}
+
+/// Where the sectors begin in which two images differ.
+fn changed(before: &[u8], now: &[u8]) -> Vec<usize> {
+    let differ = |at: usize, len: usize| now[at..at + len] != before[at..at + len];
+    let blocks = (0..now.len()).step_by(BLOCK).filter(|at| differ(*at, BLOCK));
+    let sectors = blocks.flat_map(|block| (block..block + BLOCK).step_by(SECTOR));
+    sectors.filter(|at| differ(*at, SECTOR)).collect()
 }
 
 /// Whether a sector is the beginning of a commit block or a superblock of ext4's journal
