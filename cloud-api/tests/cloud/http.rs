@@ -5,6 +5,7 @@ use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use ecosight_shared::json::ConnectionState;
+use ecosight_shared::{Flags, Message};
 use reqwest::header::{ACCEPT, CONTENT_TYPE};
 use serde_json::Value;
 
@@ -138,6 +139,39 @@ async fn the_root_is_a_page_for_browsers_and_a_list_for_programs() {
             .headers()
             .contains_key("access-control-allow-origin")
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn prometheus_is_told_of_canaries_and_false_alarms() {
+    let server = Server::start(&["--yamnet", "/none"]).await;
+    let station = Station::connect(server.mqtt_port, "station", &[]).await;
+    let id = device(1);
+    station.send_status(&status(id, ConnectionState::Online)).await;
+    let metrics = async || {
+        let response = server.client().get(server.url("/metrics/prometheus")).send().await;
+        response.unwrap().text().await.unwrap()
+    };
+    const CANARY: &str = "ecosight_last_canary_success_timestamp_seconds{site=\"ridge\"} ";
+    station.send_record(&alert(id, 1)).await;
+    let alerts = server.wait_for_items("/api/v1/alerts", 1).await;
+    let text = metrics().await;
+    assert!(!text.contains(CANARY), "an alert is no canary: {text}");
+    assert!(text.contains("ecosight_false_alarms_total{cause=\"thunder\"} 0"), "{text}");
+    let mut canary = alert(id, 2);
+    if let Message::Alert(alert) = &mut canary.message {
+        alert.flags = Flags::CANARY;
+    }
+    station.send_record(&canary).await;
+    server.wait_for_items("/api/v1/detections", 2).await;
+    let url = format!("/api/v1/detections/{}/verdict", alerts[0]["id"].as_str().unwrap());
+    let thunder = serde_json::json!({"verdict": "rejected", "cause": "thunder"});
+    let judged = server.client().put(server.url(&url)).json(&thunder).send().await.unwrap();
+    assert_eq!(judged.status().as_u16(), 200);
+    let text = metrics().await;
+    assert!(text.contains("ecosight_false_alarms_total{cause=\"thunder\"} 1"), "{text}");
+    let line = text.lines().find_map(|line| line.strip_prefix(CANARY));
+    let seconds: f64 = line.unwrap_or_else(|| panic!("{text}")).parse().unwrap();
+    assert!(seconds > 1.7e9, "{seconds} is no Unix time of the day it came");
 }
 
 /// RELIABILITY: five kinds of clients that hold a connection and give nothing.
