@@ -33,7 +33,7 @@ site = "bench"
 [source]
 kind = "file"
 path = "{sound}"
-repeat = true
+loop = true
 [model]
 {model}
 [page]
