@@ -117,6 +117,15 @@ scenario('after a server restart the page catches up, each alert once', { faultl
   await card(page, next.id).waitFor({ timeout: 5_000 });
 });
 
+scenario('what the stream cannot tell is asked for again', {}, async (page, server) => {
+  await live(page);
+  const missed = server.makeEvent({ station: 4, score: 0.9 });
+  server.publish('alert', missed, { silent: true });
+  const gap = 'event: gap\nid: 4096\ndata: {"reason":"ask for the lists again"}\n\n';
+  for (const stream of server.state.streams) stream.write(gap);
+  await card(page, missed.id).waitFor({ timeout: 5_000 });
+});
+
 scenario('space plays the clip, and the spectrogram shows the shot', {}, async (page) => {
   await page.locator('a[data-event]:has(.clip.ready)').first().click();
   await page.locator('canvas[data-onset]').waitFor();

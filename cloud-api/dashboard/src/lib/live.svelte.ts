@@ -100,7 +100,9 @@ export class LiveFeed {
         this.lastContact = Date.now();
         for (const event of parser.push(decoder.decode(value, { stream: true }))) {
           if (event.id !== null) this.#lastId = event.id;
-          this.#deliver(event.type, event.data);
+          // The server cannot tell all that happened: as after a pause, the lists say it.
+          if (event.type === 'gap') this.#handlers.connected();
+          else this.#deliver(event.type, event.data);
         }
       }
     } finally {
