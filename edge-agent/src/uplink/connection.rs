@@ -17,6 +17,10 @@ use ecosight_shared::Topic;
 
 /// Messages that the client holds before they are on the network.
 const PIPE: usize = 16;
+/// Messages that the broker may owe an acknowledgement for: more than the window of records lets out, with
+/// their documents. The client keeps 200 bytes for each from the start, which would be 13 MB for the
+/// 65,535 that a broker allows.
+const UNACKNOWLEDGED_MAX: u16 = 128;
 /// Longest message that is taken in: receipts have 1 KiB at most, signed releases 40.
 const INCOMING_MAX: u32 = 64 * 1_024;
 /// Longest wait for a connection.
@@ -84,7 +88,8 @@ pub fn options(
         .set_keep_alive(u16::try_from(config.keep_alive.as_secs()).unwrap_or(u16::MAX))
         .set_clean_start(true)
         .set_connect_timeout(CONNECT_LIMIT)
-        .set_max_packet_size(Some(INCOMING_MAX));
+        .set_max_packet_size(Some(INCOMING_MAX))
+        .set_outgoing_inflight_upper_limit(UNACKNOWLEDGED_MAX);
     if let Some(will) = will {
         options.set_last_will(LastWill::new(status_topic, will, QoS::AtLeastOnce, true, None));
     }
