@@ -237,6 +237,10 @@ async function answer(request, response, state, csp) {
   if (kind === 'rollouts') return json(response, { items: state.rollouts, next: null });
   if (kind === 'jobs') return json(response, { items: state.jobs, next: null });
   if (kind === 'models') return json(response, state.models);
+  if (kind === 'devices' && path.endsWith('/updates')) {
+    const step = (name, minutes, over) => ({ release: 'gunshot-0.0.3', counter: 9, step: name, code: null, reason: null, at: new Date(Date.now() - minutes * 60_000).toISOString(), received_at: new Date().toISOString(), ...over });
+    return json(response, { items: [step('refused', 1, { code: 'golden_clips', reason: 'the golden sounds score 0.300 off' }), step('verified', 2), step('accepted', 3)] });
+  }
   if (kind === 'devices') refreshReports(state);
   if (kind === 'devices') return id ? one(response, state.devices.get(id)) : json(response, { items: [...state.devices.values()] });
   if (kind === 'clips') return clip(response, request, state, id);

@@ -493,6 +493,13 @@ scenario('training and gate are told as they go, and a version can be chosen and
   assert.equal(await page.evaluate(() => document.documentElement.scrollWidth <= window.innerWidth), true, 'nothing hangs over the edge of a phone');
 });
 
+scenario('what a station said of releases is listed with its reasons', { hash: '#/releases' }, async (page) => {
+  const section = page.locator('section[aria-label="What a station said"]');
+  await section.getByLabel('Station').selectOption({ label: 'ridge-north, letaba' });
+  await section.locator('[data-step=refused]').getByText('the golden sounds score 0.300 off').waitFor();
+  assert.deepEqual(await section.locator('[data-step]').evaluateAll((items) => items.map((item) => item.dataset.step)), ['refused', 'verified', 'accepted']);
+});
+
 scenario('a rollout is planned, watched by cohort, stopped with its reason, and sent back', { hash: '#/releases', page: PHONE }, async (page, server) => {
   await page.getByText('leads back from gunshot 0.0.3').waitFor();
   await live(page);

@@ -118,3 +118,14 @@ export function shares(cohort: Cohort): Share[] {
   ];
   return all.filter((share) => share.count > 0);
 }
+
+/** A step of an update, as a station said it. */
+export interface UpdateStep {
+  release: string;
+  counter: number | null;
+  step: string;
+  code: string | null;
+  reason: string | null;
+  at: string;
+  received_at: string;
+}
