@@ -342,12 +342,21 @@ async fn a_training_that_is_killed_begins_again_and_ends_the_same() {
     assert!(evaluation["recipe"]["patience"].is_u64() && epochs[0]["validation"].is_f64());
     assert_eq!(evaluation["shipped"]["per_hour"], 3.0);
 
+    // Another slice of a recording that is judged by comes too late: it changes nothing, and is counted.
+    let store = Store::open("", &server.data_dir()).await.unwrap();
+    let frozen = store.test_groups().await.unwrap()[0].0.clone();
+    store.close().await;
+    let fields = [("class_name", "gun_shot"), ("group", frozen.as_str())];
+    assert_eq!(upload(&server, bang(40), "late.wav", &fields).await.0, 200);
+    assert_eq!(first["result"]["set_aside_late"], 0);
+
     // Again: the same samples and seed, and the frozen recordings are still the same.
     let (_, answer) = post(&server, "/retrain", &json!({"min_new_samples": 0, "seed": 3})).await;
     let second = ended(&server, answer["job_id"].as_str().unwrap()).await;
     assert_eq!(second["state"], "succeeded", "{second}");
     assert_eq!(second["result"]["gate"]["test_sha256"], gate["test_sha256"]);
     assert_eq!(second["result"]["data_sha256"], first["result"]["data_sha256"]);
+    assert_eq!(second["result"]["set_aside_late"], 1, "{second}");
     let (_, other) = server
         .json(&format!("/api/v1/models/{}", second["result"]["version_id"].as_str().unwrap()))
         .await;
