@@ -3,20 +3,18 @@
 //!
 //! A torn cut goes further: the sectors that were being written hold zeros. Which they were is found by
 //! letting the writer on for moments of less than a millisecond: all that changed in the image during the
-//! last of them, if the writer has called nothing durable meanwhile. Such a moment is no good if the disk
-//! was told to flush within it *and* something was written behind the flush that relies on it, for then
-//! no disk can lose the one and keep, or have touched, the other:
+//! last of them, if the writer has called nothing durable meanwhile. It is as if the flush that it waited for
+//! had never come. Such a moment is no good if something was written in it that relies on a flush *within* it,
+//! for then no disk can lose the one and have touched the other:
 //!
-//! - ext4 writes a commit block of its journal, and the journal's own superblock, only behind a flush of
-//!   what they vouch for. A moment in which one of them changed is passed over. So is one in which the
-//!   first blocks changed, with the superblock and the group descriptors: ext4 reads them before its
-//!   journal, and torn ones are a matter for fsck, which has copies of them.
+//! - ext4 moves the beginning of its journal, in the journal's superblock, only when what was before it is
+//!   flushed to its own place. A moment in which that superblock changed is passed over, and so is one in
+//!   which the first blocks changed, with ext4's own superblock and the group descriptors: it reads them
+//!   before its journal, and torn ones are a matter for fsck, which has copies of them. A commit block is no
+//!   matter: it vouches for what stands beside it in the journal, which is lost with it.
 //! - SQLite writes into the database file only what is flushed in its log, and begins the log anew only
 //!   when the database file is flushed. A moment in which a checkpoint began or ended is passed over. One
 //!   inside a checkpoint is good: the log holds all that it writes.
-//!
-//! A flush that passes without a trace is that of a commit written over old parts of the log. Nothing that
-//! relies on it is written before the writer says so, or before a checkpoint begins.
 
 use std::collections::BTreeSet;
 use std::os::unix::fs::FileExt as _;
@@ -228,7 +226,7 @@ fn moment(image: &Path, disk: &Path, child: &Child, random: &mut Random) -> Mome
         let sectors = changed(&before, &now);
         let in_one_piece = folded_now.is_the_same_checkpoint_as(folded)
             && sectors.iter().all(|at| *at >= READ_FIRST)
-            && !sectors.iter().any(|at| is_behind_a_flush(&now[*at..at + SECTOR]));
+            && !sectors.iter().any(|at| is_journal_superblock(&now[*at..at + SECTOR]));
         let good = said_now == said && !sectors.is_empty() && in_one_piece;
         if good && still(image) == now {
             return Moment { image: now, sectors, said };
@@ -247,12 +245,12 @@ fn changed(before: &[u8], now: &[u8]) -> Vec<usize> {
     sectors.filter(|at| differ(*at, SECTOR)).collect()
 }
 
-/// Whether a sector is the beginning of a commit block or a superblock of ext4's journal
+/// Whether a sector is the beginning of the superblock of ext4's journal
 /// (Documentation/filesystems/ext4/journal.rst of the kernel).
-fn is_behind_a_flush(sector: &[u8]) -> bool {
+fn is_journal_superblock(sector: &[u8]) -> bool {
     let words = sector.as_chunks::<4>().0;
     let (magic, kind) = (u32::from_be_bytes(words[0]), u32::from_be_bytes(words[1]));
-    magic == 0xC03B_3998 && matches!(kind, 2..=4)
+    magic == 0xC03B_3998 && matches!(kind, 3 | 4)
 }
 
 /// How far SQLite has folded its log into the database file: `nBackfill` and `nBackfillAttempted` of the
