@@ -55,8 +55,8 @@ pub struct Recipe {
     pub group_balance: f32,
     /// Part of a second ear in the logits, see [`super::second`]; 0 for none.
     pub second_share: f32,
-    /// Stops after this many epochs without a better validation, and keeps the best epoch; `None`
-    /// runs all epochs.
+    /// Stops after this many epochs without a better validation, and keeps the best epoch: the one that
+    /// ranks best, and of those that rank alike the one with the least loss. `None` runs all epochs.
     pub patience: Option<usize>,
 }
 
@@ -235,7 +235,7 @@ pub fn fit(
     let mean_weight =
         rows.iter().map(|&row| f64::from(examples.weight[row])).sum::<f64>() / rows.len() as f64;
     let mut fitted = Fitted { net, history: Vec::new(), best_epoch: 0 };
-    let mut best: Option<(f64, Net)> = None;
+    let mut best: Option<(f64, f64, Net)> = None;
 
     let batches = rows.len().div_ceil(recipe.batch);
     let mut step = 0;
@@ -274,14 +274,17 @@ pub fn fit(
             fitted.best_epoch = epoch;
             continue;
         };
-        if best.as_ref().is_none_or(|(held, _)| ranking > *held) {
-            best = Some((ranking, fitted.net.clone()));
+        // With few recordings the first epoch may rank perfectly, and has learned hardly anything.
+        let loss =
+            called_right(&fitted, details, examples, validation).map_or(0.0, |(loss, _)| loss);
+        if best.as_ref().is_none_or(|(held, least, _)| (ranking, -loss) > (*held, -least)) {
+            best = Some((ranking, loss, fitted.net.clone()));
             fitted.best_epoch = epoch;
         } else if epoch >= fitted.best_epoch + patience {
             break;
         }
     }
-    if let Some((_, net)) = best {
+    if let Some((.., net)) = best {
         fitted.net = net;
     }
     Ok(fitted)
@@ -444,10 +447,28 @@ mod tests {
 
     #[test]
     fn early_stopping_keeps_the_best_epoch() {
-        let (fitted, _) = train(&Recipe { patience: Some(3), ..recipe() }, 1);
+        let (fitted, _) = train(&Recipe { patience: Some(1), ..recipe() }, 1);
         let best = fitted.history.iter().filter_map(|epoch| epoch.validation).fold(0.0, f64::max);
         assert_eq!(fitted.history[fitted.best_epoch - 1].validation, Some(best));
         assert!(fitted.history.len() < 40);
+    }
+
+    #[test]
+    fn of_epochs_that_rank_alike_the_one_with_the_least_loss_is_kept() {
+        // Two clouds far apart: any line between them ranks perfectly, from the first epoch on.
+        let mut rng = ChaCha8Rng::seed_from_u64(4);
+        let class: Vec<usize> = (0..200).map(|row| row % 2).collect();
+        let features = Array2::from_shape_fn((200, 4), |(row, _)| {
+            rng.random_range(-0.3..0.3) + if row % 2 == 0 { 1.0 } else { -1.0 }
+        });
+        let weight = vec![1.0; 200];
+        let examples =
+            Examples { features: features.view(), class: &class, weight: &weight, watch: None };
+        let (rows, held): (Vec<usize>, Vec<usize>) = ((0..150).collect(), (150..200).collect());
+        let recipe = Recipe { patience: Some(3), learning_rate: 3e-3, ..recipe() };
+        let fitted = fit(&recipe, &parts(2), 0, examples, &rows, &held, 1).unwrap();
+        assert_eq!(fitted.history[19].validation, Some(1.0));
+        assert!(fitted.best_epoch > 20, "{}", fitted.best_epoch);
     }
 
     #[test]
