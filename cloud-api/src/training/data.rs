@@ -15,8 +15,8 @@ use crate::store::{SampleRow, Store, hex};
 
 /// Fewest folds of the cross-validation; each needs a group of every class to be judged on.
 const FOLDS: usize = 3;
-/// Most of them. So many leave a fold to steer early stopping by, and three to train on.
-pub(super) const STEERED_FOLDS: usize = 5;
+/// Most of them.
+const MOST_FOLDS: usize = 5;
 /// Samples read from the database at once.
 const PAGE: i64 = 500;
 
@@ -27,8 +27,10 @@ pub(super) struct Material {
     pub(super) audio: PathBuf,
     pub(super) streams: Vec<String>,
     pub(super) samples: usize,
-    /// As many as the scarcest class has recordings, from [`FOLDS`] to [`STEERED_FOLDS`].
+    /// As many as the scarcest class has recordings, from [`FOLDS`] to [`MOST_FOLDS`].
     pub(super) folds: usize,
+    /// Recordings of the scarcest class.
+    pub(super) scarcest: usize,
     /// Classes of the live model that have too few samples to learn.
     pub(super) left_out: Vec<String>,
     /// Samples that were left out because their station has enough of them.
@@ -106,7 +108,8 @@ pub(super) async fn gather(
         audio,
         streams: bundle.manifest.trained_streams(),
         samples: rows.len(),
-        folds: scarcest.clamp(FOLDS, STEERED_FOLDS),
+        folds: scarcest.clamp(FOLDS, MOST_FOLDS),
+        scarcest,
         left_out,
         over_share,
         set_aside_late,

@@ -303,7 +303,7 @@ impl Worker {
         passage.reaches(Stage::Features);
         progress.send_replace(Progress::counted(Stage::Features, 0, material.samples));
         let budget = self.learning.budget();
-        let shape = shape::like(&incumbent, &material.streams, material.folds, budget)
+        let shape = shape::like(&incumbent, &material.streams, material.scarcest, budget)
             .map_err(JobError::Final)?;
         let recipe = dir.join("recipe.json");
         let json = serde_json::to_vec_pretty(&shape.recipe)

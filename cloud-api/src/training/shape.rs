@@ -6,11 +6,12 @@ use ecosight_models::bundle::EVALUATION_FILE;
 use ecosight_models::train::fit::Recipe;
 use serde_json::Value;
 
-use super::data::STEERED_FOLDS;
-
 /// Epochs without a better validation after which a network is not trained on, where the model that
 /// serves does not say.
 const PATIENCE: usize = 8;
+/// With fewer recordings of a class, the fifth of them that would steer early stopping is missed in
+/// training, and says too little: all epochs run.
+const STEERED_RECORDINGS: usize = 20;
 /// Where the model that serves does not say: false alarms an hour.
 const ALARMS_PER_HOUR: f64 = 1.0;
 /// A model may be somebody's file: what it asks for takes no more than this.
@@ -31,28 +32,28 @@ pub(super) struct Shape {
     pub(super) same_budget: bool,
 }
 
-/// A candidate like `incumbent` from these streams, judged by so many folds; `budget` is what the
-/// operator set, false alarms an hour.
+/// A candidate like `incumbent` from these streams and so many recordings of the scarcest class; `budget`
+/// is what the operator set, false alarms an hour.
 ///
 /// # Errors
 /// If nobody knows the threshold of the model that serves at that budget: a sentence.
 pub(super) fn like(
     incumbent: &BundleFiles,
     streams: &[String],
-    folds: usize,
+    recordings: usize,
     budget: Option<f64>,
 ) -> Result<Shape, String> {
     let evaluation: Value = incumbent
         .file(EVALUATION_FILE)
         .and_then(|bytes| serde_json::from_slice(bytes).ok())
         .unwrap_or_default();
-    shaped(&evaluation, streams, folds, budget)
+    shaped(&evaluation, streams, recordings, budget)
 }
 
 fn shaped(
     evaluation: &Value,
     streams: &[String],
-    folds: usize,
+    recordings: usize,
     budget: Option<f64>,
 ) -> Result<Shape, String> {
     let mut recipe = serde_json::from_value::<Recipe>(evaluation["recipe"].clone())
@@ -68,7 +69,7 @@ fn shaped(
     recipe.epochs = recipe.epochs.min(MOST_EPOCHS);
     recipe.hidden = recipe.hidden.min(MOST_HIDDEN);
     let patience = recipe.patience.unwrap_or(PATIENCE);
-    recipe.patience = (folds >= STEERED_FOLDS).then_some(patience);
+    recipe.patience = (recordings >= STEERED_RECORDINGS).then_some(patience);
 
     let own = evaluation["shipped"]["per_hour"].as_f64();
     let own = own.filter(|rate| *rate > 0.0 && *rate <= MOST_ALARMS_PER_HOUR);
@@ -122,35 +123,35 @@ mod tests {
 
     #[test]
     fn a_candidate_is_trained_like_the_model_that_serves_and_stops_early() {
-        let shape = shaped(&evaluation(), &streams(), 5, None).unwrap();
+        let shape = shaped(&evaluation(), &streams(), 20, None).unwrap();
         let views = vec![streams(), vec!["transient".to_owned()]];
         let patience = Some(PATIENCE);
         let recipe = Recipe { epochs: 50, views, patience, ..Recipe::default() };
         assert_eq!(shape.recipe, recipe);
         assert_eq!((shape.alarms_per_hour, shape.threshold, shape.same_budget), (3.0, None, true));
-        let few = shaped(&evaluation(), &streams(), 4, None).unwrap();
+        let few = shaped(&evaluation(), &streams(), 19, None).unwrap();
         assert_eq!(few.recipe.patience, None, "no recordings to spare to stop by");
     }
 
     #[test]
     fn at_another_budget_the_model_that_serves_is_judged_at_it_too() {
-        let shape = shaped(&evaluation(), &streams(), 5, Some(1.0)).unwrap();
+        let shape = shaped(&evaluation(), &streams(), 20, Some(1.0)).unwrap();
         assert_eq!((shape.alarms_per_hour, shape.threshold), (1.0, Some(0.9)));
-        let own = shaped(&evaluation(), &streams(), 5, Some(3.0)).unwrap();
+        let own = shaped(&evaluation(), &streams(), 20, Some(3.0)).unwrap();
         assert_eq!((own.alarms_per_hour, own.threshold), (3.0, None));
-        let unknown = shaped(&evaluation(), &streams(), 5, Some(10.0)).unwrap_err();
+        let unknown = shaped(&evaluation(), &streams(), 20, Some(10.0)).unwrap_err();
         assert!(unknown.contains("learning.alarms_per_hour is 10"), "{unknown}");
     }
 
     #[test]
     fn what_a_model_does_not_say_has_a_default_and_what_it_asks_for_a_limit() {
-        let silent = shaped(&Value::Null, &streams(), 5, None).unwrap();
+        let silent = shaped(&Value::Null, &streams(), 20, None).unwrap();
         let patience = Some(PATIENCE);
         assert_eq!(silent.recipe, Recipe { patience, ..Recipe::default() });
         assert_eq!((silent.alarms_per_hour, silent.same_budget), (1.0, false));
         let greedy =
             json!({"recipe": {"epochs": 9_999, "hidden": 4_000}, "shipped": {"per_hour": 1e9}});
-        let shape = shaped(&greedy, &streams(), 5, None).unwrap();
+        let shape = shaped(&greedy, &streams(), 20, None).unwrap();
         assert_eq!((shape.recipe.epochs, shape.recipe.hidden), (200, 512));
         assert_eq!(shape.alarms_per_hour, 1.0);
     }
