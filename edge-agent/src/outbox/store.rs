@@ -455,12 +455,15 @@ impl Store {
         free_bytes(&self.directory).unwrap_or(0).saturating_sub(before)
     }
 
-    /// Keeps room for what must be written on a full disk before anything can be given up.
-    pub(super) fn fill_ballast(&self) {
+    /// Keeps room for what must be written on a full disk before anything can be given up; whether there
+    /// is some.
+    pub(super) fn fill_ballast(&self) -> bool {
         let path = self.directory.join(BALLAST_FILE);
-        let plenty = free_bytes(&self.directory).is_some_and(|free| free >= 2 * BALLAST);
-        if path.exists() || !plenty {
-            return;
+        if path.exists() {
+            return true;
+        }
+        if free_bytes(&self.directory).is_none_or(|free| free < 2 * BALLAST) {
+            return false;
         }
         let mut options = std::fs::OpenOptions::new();
         let filled = options
@@ -468,10 +471,11 @@ impl Store {
             .write(true)
             .open(&path)
             .and_then(|file| Ok(fallocate(file, FallocateFlags::empty(), 0, BALLAST)?));
-        if let Err(error) = filled {
+        if let Err(error) = &filled {
             tracing::debug!(%error, "no room is kept for a full disk");
             let _ = std::fs::remove_file(&path);
         }
+        filled.is_ok()
     }
 
     pub(super) fn release_ballast(&self) {

@@ -20,6 +20,8 @@ type Reply<T> = oneshot::Sender<Result<T, OutboxError>>;
 const GROUP: usize = 64;
 /// Records that a full disk costs at once.
 const GIVEN_UP_AT_ONCE: u64 = 512;
+/// Records that go for one that comes when there is no other room: an alert is as long as these.
+const GIVEN_UP_FOR_ONE: u64 = 16;
 /// Bytes that must be gained by folding the log, or records go.
 const ENOUGH: u64 = 1 << 20;
 
@@ -62,6 +64,8 @@ struct Writer {
     counts: [u64; 3],
     /// Those given up since the start, by priority.
     dropped: [u64; 3],
+    /// The disk is full, and what was kept for that is used up: nothing comes in unless more goes.
+    tight: bool,
     /// For times that were stamped before the clock was known.
     correction: Option<Arc<Correction>>,
 }
@@ -98,10 +102,18 @@ pub(super) async fn run(
     if let Err(error) = store.note_boot(boot).await {
         tracing::warn!(%error, "cannot note the boot in the outbox");
     }
-    store.fill_ballast();
-    let dropped = [0; 3];
-    let mut writer =
-        Writer { store, device, boot, next_seq: 1, quota, counts, dropped, correction: None };
+    let _ = store.fill_ballast();
+    let mut writer = Writer {
+        store,
+        device,
+        boot,
+        next_seq: 1,
+        quota,
+        counts,
+        dropped: [0; 3],
+        tight: false,
+        correction: None,
+    };
     let mut group = Vec::with_capacity(GROUP);
     while requests.recv_many(&mut group, GROUP).await > 0 {
         writer.serve(&mut group, &written).await;
@@ -185,6 +197,9 @@ impl Writer {
     async fn apply(&mut self, request: &Request, done: &mut Done) -> Result<(), OutboxError> {
         let answer = match request {
             Request::Append { records, position, .. } => {
+                if self.tight && !self.store.fill_ballast() {
+                    self.make_way(records.len(), done).await?;
+                }
                 let mut written = Vec::with_capacity(records.len());
                 for record in records {
                     written.push(self.insert(record, done).await?);
@@ -316,16 +331,31 @@ impl Writer {
 
     /// Law 7: the disk is full, and nothing but records is left to give up.
     async fn make_room(&mut self) -> Result<u64, OutboxError> {
+        if self.store.fold().await >= ENOUGH {
+            return Ok(0);
+        }
         // What is given up has to be written down as well.
         self.store.release_ballast();
-        let gained = self.store.fold().await;
-        let mut given_up = 0;
-        if gained < ENOUGH {
-            given_up = self.give_up_oldest().await?;
-            self.store.fold().await;
-        }
-        self.store.fill_ballast();
+        self.store.fold().await;
+        let given_up = self.give_up_oldest().await?;
+        self.store.fold().await;
+        self.tight = !self.store.fill_ballast();
         Ok(given_up)
+    }
+
+    /// Makes way for `count` records within the space that the file has.
+    async fn make_way(&mut self, count: usize, done: &mut Done) -> Result<(), OutboxError> {
+        let mut left = GIVEN_UP_FOR_ONE * count as u64;
+        for priority in [Priority::Telemetry, Priority::Detection] {
+            let of_it = left.min(done.counts[priority as usize]);
+            if of_it > 0 {
+                let dropped = self.store.drop_oldest(priority, of_it).await?;
+                done.counts[priority as usize] -= dropped;
+                done.dropped[priority as usize] += dropped;
+                left -= dropped.min(left);
+            }
+        }
+        Ok(())
     }
 
     async fn give_up_oldest(&mut self) -> Result<u64, OutboxError> {

@@ -628,7 +628,7 @@ async fn on_a_disk_full_of_records_telemetry_goes_then_detections_and_no_alert()
     let recording = tokio::spawn(recorder.run(told));
     let time = Onset { unix_us: START_US, quality: TimeQuality::Network };
     // They take more room than all telemetry does.
-    let events = 3_000;
+    let events = 1_000;
     let mut emptied = false;
     for number in 1..=events {
         let event = event(number, 0, number * 160_000, number * 160_000 + 16_000);
