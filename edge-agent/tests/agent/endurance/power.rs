@@ -88,8 +88,10 @@ async fn power_cuts(how: Cut) {
     let Some(memory) = Mount::memory("200m", &folder.path().join("memory")) else { return };
     let (image, copy) = (memory.at.join("image"), memory.at.join("copy"));
     let path = |path: &Path| path.display().to_string();
-    let made =
-        run("truncate", &["-s", SIZE, &path(&image)]) && run("mkfs.ext4", &["-q", &path(&image)]);
+    // Small, because it is read again and again.
+    let mebibytes = format!("{}M", size(24, 64));
+    let made = run("truncate", &["-s", &mebibytes, &path(&image)])
+        && run("mkfs.ext4", &["-q", &path(&image)]);
     if !made {
         cannot("there is no mkfs.ext4 (package e2fsprogs)");
         return;
@@ -154,9 +156,10 @@ async fn power_cuts(how: Cut) {
             let hash: [u8; 32] = Sha256::digest(&bytes).into();
             assert_eq!(hash, clip.sha256, "cut {cut}: {} is lost", clip.name);
             started.outbox.forget_clip(clip.event).await.expect("done");
+            std::fs::remove_file(started.storage.clips.join(&clip.name)).expect("removed");
             clips += 1;
         }
-        // Room for the next rounds: what nothing refers to is swept at the next start.
+        // Room for the next rounds.
         if kept.len() > 3_000 {
             let all = |boot| SeqRange { boot, first: 1, last: u32::MAX };
             started.outbox.release((1..=boot).map(all).collect()).await.expect("done");
@@ -181,8 +184,6 @@ async fn stop(started: Started) -> ecosight_shared::DeviceId {
     started.station.id
 }
 
-/// Of the disk: small, because it is read again and again.
-const SIZE: &str = "24M";
 const SECTOR: usize = 512;
 /// What is compared at once.
 const BLOCK: usize = 64 * 1_024;
