@@ -452,7 +452,17 @@ impl Store {
         if let Err(error) = folded {
             tracing::debug!(%error, "the log is not folded");
         }
-        free_bytes(&self.directory).unwrap_or(0).saturating_sub(before)
+        self.free().saturating_sub(before)
+    }
+
+    /// Whether so many bytes are free beside those that a full disk needs. Without those nothing could be
+    /// given up any more: that has to be written, too.
+    pub(super) fn has_spare(&self, bytes: u64) -> bool {
+        self.free() >= BALLAST + bytes
+    }
+
+    fn free(&self) -> u64 {
+        free_bytes(&self.directory).unwrap_or(0)
     }
 
     /// Keeps room for what must be written on a full disk before anything can be given up; whether there
@@ -462,7 +472,7 @@ impl Store {
         if path.exists() {
             return true;
         }
-        if free_bytes(&self.directory).is_none_or(|free| free < 2 * BALLAST) {
+        if self.free() < 2 * BALLAST {
             return false;
         }
         let mut options = std::fs::OpenOptions::new();

@@ -22,7 +22,7 @@ const GROUP: usize = 64;
 const GIVEN_UP_AT_ONCE: u64 = 512;
 /// Records that go for one that comes when there is no other room: an alert is as long as these.
 const GIVEN_UP_FOR_ONE: u64 = 16;
-/// Bytes that must be gained by folding the log, or records go.
+/// Bytes that must be gained by folding the log, or be free beside what is kept, or records go.
 const ENOUGH: u64 = 1 << 20;
 
 pub(super) enum Request {
@@ -197,7 +197,12 @@ impl Writer {
     async fn apply(&mut self, request: &Request, done: &mut Done) -> Result<(), OutboxError> {
         let answer = match request {
             Request::Append { records, position, .. } => {
-                if self.tight && !self.store.fill_ballast() {
+                self.tight = self.tight && !self.store.fill_ballast();
+                // As long as there is a clip, that goes first.
+                if self.tight
+                    && !self.store.has_spare(ENOUGH)
+                    && self.store.least_clip().await?.is_none()
+                {
                     self.make_way(records.len(), done).await?;
                 }
                 let mut written = Vec::with_capacity(records.len());
