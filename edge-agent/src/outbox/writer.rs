@@ -64,7 +64,8 @@ struct Writer {
     counts: [u64; 3],
     /// Those given up since the start, by priority.
     dropped: [u64; 3],
-    /// The disk is full, and what was kept for that is used up: nothing comes in unless more goes.
+    /// The disk was full, and what was kept for that is used up: with little room beside as much, nothing
+    /// comes in unless more goes.
     tight: bool,
     /// For times that were stamped before the clock was known.
     correction: Option<Arc<Correction>>,
@@ -320,18 +321,31 @@ impl Writer {
         for priority in [Priority::Telemetry, Priority::Detection, Priority::Alert] {
             let total: u64 = done.counts.iter().sum();
             excess = excess.max(total.saturating_sub(self.quota.records));
-            let count = excess.min(done.counts[priority as usize]);
-            if count > 0 {
-                let dropped = self.store.drop_oldest(priority, count).await?;
-                done.counts[priority as usize] -= dropped;
-                done.dropped[priority as usize] += dropped;
-                if priority == Priority::Alert {
-                    tracing::error!(dropped, "outbox over its quota: alerts given up");
-                }
+            let dropped = self.give_up(priority, excess, done).await?;
+            if dropped > 0 && priority == Priority::Alert {
+                tracing::error!(dropped, "outbox over its quota: alerts given up");
             }
             excess = 0;
         }
         Ok(())
+    }
+
+    /// Gives up the oldest of a priority, so many or all there are, in the transaction under way; gives
+    /// their number.
+    async fn give_up(
+        &mut self,
+        priority: Priority,
+        most: u64,
+        done: &mut Done,
+    ) -> Result<u64, OutboxError> {
+        let count = most.min(done.counts[priority as usize]);
+        if count == 0 {
+            return Ok(0);
+        }
+        let dropped = self.store.drop_oldest(priority, count).await?;
+        done.counts[priority as usize] -= dropped;
+        done.dropped[priority as usize] += dropped;
+        Ok(dropped)
     }
 
     /// Law 7: the disk is full, and nothing but records is left to give up.
@@ -352,13 +366,7 @@ impl Writer {
     async fn make_way(&mut self, count: usize, done: &mut Done) -> Result<(), OutboxError> {
         let mut left = GIVEN_UP_FOR_ONE * count as u64;
         for priority in [Priority::Telemetry, Priority::Detection] {
-            let of_it = left.min(done.counts[priority as usize]);
-            if of_it > 0 {
-                let dropped = self.store.drop_oldest(priority, of_it).await?;
-                done.counts[priority as usize] -= dropped;
-                done.dropped[priority as usize] += dropped;
-                left -= dropped.min(left);
-            }
+            left -= self.give_up(priority, left, done).await?;
         }
         Ok(())
     }

@@ -551,20 +551,9 @@ async fn on_a_full_disk_alerts_wait_and_none_is_lost() {
     let Some(disk) = Mount::memory("8m", folder.path()) else { return };
     let directory = disk.at.as_path();
     let open = Open::at(directory, 1, QUOTA).await;
-    let clips = directory.join("clips");
-    std::fs::create_dir(&clips).expect("made");
     let health = Arc::new(Health::default());
-    let recorder = Recorder::new(
-        identity(),
-        Storage { clips, reserve: 0, max_clips: u64::MAX, reel: None },
-        open.outbox.clone(),
-        Arc::clone(&health),
-        "test".into(),
-        Resume::default(),
-        None,
-    );
     let (tell, told) = channel();
-    let recording = tokio::spawn(recorder.run(told));
+    let recording = tokio::spawn(recorder(&open, directory, &health).run(told));
     let filler = directory.join("filler");
     fill(&filler);
     let time = Onset { unix_us: START_US, quality: TimeQuality::Network };
@@ -613,19 +602,8 @@ async fn on_a_disk_full_of_records_telemetry_goes_then_detections_and_no_alert()
         }
     }
     let health = Arc::new(Health::default());
-    let clips = directory.join("clips");
-    std::fs::create_dir(&clips).expect("made");
-    let recorder = Recorder::new(
-        identity(),
-        Storage { clips, reserve: 0, max_clips: u64::MAX, reel: None },
-        open.outbox.clone(),
-        Arc::clone(&health),
-        "test".into(),
-        Resume::default(),
-        None,
-    );
     let (tell, told) = channel();
-    let recording = tokio::spawn(recorder.run(told));
+    let recording = tokio::spawn(recorder(&open, directory, &health).run(told));
     let time = Onset { unix_us: START_US, quality: TimeQuality::Network };
     // Until they have taken more room than all telemetry has.
     let (mut events, mut emptied, mut over) = (0, false, 0);
@@ -655,6 +633,21 @@ async fn on_a_disk_full_of_records_telemetry_goes_then_detections_and_no_alert()
     assert!(dropped[1] > 0 && kept[1] > 0 && kept[2] == 0, "kept {kept:?}, dropped {dropped:?}");
     assert_eq!(health.lost_so_far(Loss::Record), 0);
     open.close().await;
+}
+
+/// Writes into `open`, and its clips beside it; nothing is given up before the disk is full.
+fn recorder(open: &Open, directory: &Path, health: &Arc<Health>) -> Recorder {
+    let clips = directory.join("clips");
+    std::fs::create_dir(&clips).expect("made");
+    Recorder::new(
+        identity(),
+        Storage { clips, reserve: 0, max_clips: u64::MAX, reel: None },
+        open.outbox.clone(),
+        Arc::clone(health),
+        "test".into(),
+        Resume::default(),
+        None,
+    )
 }
 
 /// Takes all that is left of the disk.
