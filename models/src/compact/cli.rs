@@ -9,35 +9,12 @@ use clap::Args;
 use super::export::export;
 use super::release::Release;
 use super::scores::Work;
-use crate::train::cli::{audio_folder, now_rfc3339, read_labels};
-use crate::train::dataset::{Clip, read_manifest};
-use crate::train::labels::LabelMap;
+use crate::train::cli::now_rfc3339;
+use crate::train::judge::Recordings;
 use crate::train::material::{Copies, Library};
 use crate::train::progress::Progress;
 use crate::train::report::print_judgement;
 use crate::train::split::folds_of;
-
-/// Recordings and their classes.
-#[derive(Debug, Args)]
-struct Recordings {
-    /// Manifest of the recordings, as for `train`.
-    #[arg(long, value_name = "CSV")]
-    data: PathBuf,
-    /// Folder that the manifest's paths are relative to. Default: the manifest's own.
-    #[arg(long, value_name = "DIR")]
-    audio: Option<PathBuf>,
-    /// Which labels make which class (JSON). Default: the built-in classes.
-    #[arg(long, value_name = "FILE")]
-    labels: Option<PathBuf>,
-}
-
-impl Recordings {
-    fn read(&self) -> anyhow::Result<(LabelMap, Vec<Clip>)> {
-        let labels = read_labels(self.labels.as_deref())?;
-        let audio = audio_folder(&self.data, self.audio.as_deref());
-        Ok((labels, read_manifest(&self.data, audio)?))
-    }
-}
 
 /// Write what the compact network learns from: recordings in all their forms, as it will see them.
 #[derive(Debug, Args)]

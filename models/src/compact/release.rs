@@ -13,13 +13,12 @@ use serde::{Deserialize, Serialize};
 use super::scores::{Work, json, read};
 use super::{NETWORK_FILE, STREAM};
 use crate::bundle::{
-    Bundle, Calibration, EVALUATION_FILE, EVALUATION_PAGE, HEAD_FILE, MODEL_CARD_FILE, Manifest,
-    Normalisation, SCHEMA, StreamSpec,
+    Bundle, Calibration, HEAD_FILE, MODEL_CARD_FILE, Manifest, Normalisation, SCHEMA, StreamSpec,
 };
 use crate::eval::CalibrationBin;
 use crate::train::artifact::{SourceLine, operating_point, rules, sources, write_proved};
 use crate::train::breakdown::{self, TransientLine};
-use crate::train::card::Card;
+use crate::train::card::{Card, Findings};
 use crate::train::judgement::{self, CONFIRM_WINDOWS, Judgement, RatePoint};
 use crate::train::labels::LabelMap;
 use crate::train::material::Library;
@@ -64,6 +63,19 @@ pub struct Evaluation {
     pub shipped: RatePoint,
 }
 
+impl Evaluation {
+    fn findings(&self) -> Findings<'_> {
+        Findings {
+            protocol: &self.protocol,
+            judgement: &self.judgement,
+            by_transient: &self.by_transient,
+            calibration_error: self.calibration_error,
+            reliability: &self.reliability,
+            shipped: &self.shipped,
+        }
+    }
+}
+
 /// What to make a bundle of.
 pub struct Release<'a> {
     /// Name of the model line.
@@ -95,15 +107,12 @@ impl Release<'_> {
         let (table, logits, folds) = self.out_of_fold()?;
         let evaluation = self.evaluate(&table, &logits, folds, training)?;
         let normalisation: Normalisation = json(&networks.join("normalisation.json"))?;
-        let mut report = serde_json::to_vec_pretty(&evaluation.0)?;
-        report.push(b'\n');
-        let files = BTreeMap::from([
+        let mut files = BTreeMap::from([
             (NETWORK_FILE.to_owned(), read(&networks.join(NETWORK_FILE))?),
             (HEAD_FILE.to_owned(), read(&networks.join(HEAD_FILE))?),
-            (EVALUATION_FILE.to_owned(), report),
             (MODEL_CARD_FILE.to_owned(), self.card(&evaluation.0).into_bytes()),
-            (EVALUATION_PAGE.to_owned(), self.page(&evaluation.0).into_bytes()),
         ]);
+        files.extend(self.reports(&evaluation.0)?);
         let manifest = self.manifest(&evaluation.0, &evaluation.1, normalisation);
         Ok((write_proved(out, manifest, &files, None)?, evaluation.0))
     }
@@ -213,19 +222,17 @@ impl Release<'_> {
         }
     }
 
-    fn page(&self, evaluation: &Evaluation) -> String {
+    fn reports(
+        &self,
+        evaluation: &Evaluation,
+    ) -> Result<[(String, Vec<u8>); 2], serde_json::Error> {
         let page = Page {
             title: &format!("{} {}", self.name, self.version),
-            protocol: &evaluation.protocol,
             classes: self.labels.classes.iter().map(|class| class.name.as_str()).collect(),
-            judgement: &evaluation.judgement,
-            by_transient: &evaluation.by_transient,
-            calibration_error: evaluation.calibration_error,
-            reliability: &evaluation.reliability,
-            shipped: &evaluation.shipped,
+            findings: evaluation.findings(),
             remarks: &[],
         };
-        page.html()
+        page.beside(evaluation)
     }
 
     fn card(&self, evaluation: &Evaluation) -> String {
@@ -240,11 +247,7 @@ impl Release<'_> {
             version: self.version,
             about: &about,
             labels: self.labels,
-            protocol: &evaluation.protocol,
-            judgement: &evaluation.judgement,
-            by_transient: &evaluation.by_transient,
-            calibration_error: evaluation.calibration_error,
-            shipped: &evaluation.shipped,
+            findings: evaluation.findings(),
             sources: &evaluation.sources,
             command: self.command,
             below: "All networks are part of this bundle.",

@@ -9,7 +9,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::breakdown::TransientLine;
-use super::card::Card;
+use super::card::{Card, Findings};
 use super::dataset::Clip;
 use super::fit::{Epoch, Recipe};
 use super::head::Head;
@@ -20,8 +20,8 @@ use super::page::Page;
 use super::report::flattered;
 use super::second::SecondLine;
 use crate::bundle::{
-    BackboneSpec, Bundle, Calibration, EVALUATION_FILE, EVALUATION_PAGE, GoldenClip, HEAD_FILE,
-    MODEL_CARD_FILE, Manifest, NamedPoint, OperatingPoint, RuleSpec, SCHEMA, write_bundle,
+    BackboneSpec, Bundle, Calibration, GoldenClip, HEAD_FILE, MODEL_CARD_FILE, Manifest,
+    NamedPoint, OperatingPoint, RuleSpec, SCHEMA, write_bundle,
 };
 use crate::eval::CalibrationBin;
 use crate::yamnet::golden::Sound;
@@ -105,6 +105,19 @@ pub struct Evaluation {
     /// How the epochs of the cross-validation went, the mean over its fits.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub history: Vec<Epoch>,
+}
+
+impl Evaluation {
+    fn findings(&self) -> Findings<'_> {
+        Findings {
+            protocol: &self.protocol,
+            judgement: &self.judgement,
+            by_transient: &self.by_transient,
+            calibration_error: self.calibration_error,
+            reliability: &self.reliability,
+            shipped: &self.shipped,
+        }
+    }
 }
 
 /// All that goes into a bundle beside the networks.
@@ -235,11 +248,7 @@ impl Release<'_> {
             version: self.version,
             about: &about,
             labels: self.labels,
-            protocol: &evaluation.protocol,
-            judgement: &evaluation.judgement,
-            by_transient: &evaluation.by_transient,
-            calibration_error: evaluation.calibration_error,
-            shipped: &evaluation.shipped,
+            findings: evaluation.findings(),
             sources: &evaluation.sources,
             command: &evaluation.command,
             below: "Network below the head: YAMNet (Google, Apache-2.0), not part of this bundle.",
@@ -257,13 +266,6 @@ pub fn reports(
     labels: &LabelMap,
     title: &str,
 ) -> Result<[(String, Vec<u8>); 2], serde_json::Error> {
-    let mut numbers = serde_json::to_vec_pretty(evaluation)?;
-    numbers.push(b'\n');
-    let page = page(evaluation, labels, title).into_bytes();
-    Ok([(EVALUATION_FILE.to_owned(), numbers), (EVALUATION_PAGE.to_owned(), page)])
-}
-
-fn page(evaluation: &Evaluation, labels: &LabelMap, title: &str) -> String {
     let parted = evaluation.likenesses_parted.map(|count| match count {
         0 => "No two clips of different folds sound like one recording.".to_owned(),
         count => {
@@ -273,16 +275,11 @@ fn page(evaluation: &Evaluation, labels: &LabelMap, title: &str) -> String {
     let remarks: Vec<String> = parted.into_iter().chain(flattered(evaluation)).collect();
     let page = Page {
         title,
-        protocol: &evaluation.protocol,
         classes: labels.classes.iter().map(|class| class.name.as_str()).collect(),
-        judgement: &evaluation.judgement,
-        by_transient: &evaluation.by_transient,
-        calibration_error: evaluation.calibration_error,
-        reliability: &evaluation.reliability,
-        shipped: &evaluation.shipped,
+        findings: evaluation.findings(),
         remarks: &remarks,
     };
-    page.html()
+    page.beside(evaluation)
 }
 
 /// The points that thresholds of the alerting class were chosen for.

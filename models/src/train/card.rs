@@ -10,6 +10,24 @@ use super::breakdown::TransientLine;
 use super::judgement::{CONFIRM_WINDOWS, Judgement, RatePoint, Recall};
 use super::labels::LabelMap;
 use super::material::Form;
+use crate::eval::CalibrationBin;
+
+/// What was measured of an ear, as its card and its page tell it.
+#[derive(Clone, Copy)]
+pub struct Findings<'a> {
+    /// How the data were split.
+    pub protocol: &'a str,
+    /// What was measured out of fold.
+    pub judgement: &'a Judgement,
+    /// The same by transient signal-to-noise ratio; empty where it was not measured.
+    pub by_transient: &'a [TransientLine],
+    /// Expected calibration error of the windows' highest class score.
+    pub calibration_error: Option<f64>,
+    /// The bins behind it; empty where they were not kept.
+    pub reliability: &'a [CalibrationBin],
+    /// What the shipped threshold does, out of fold.
+    pub shipped: &'a RatePoint,
+}
 
 /// What a card tells.
 pub struct Card<'a> {
@@ -21,16 +39,8 @@ pub struct Card<'a> {
     pub about: &'a str,
     /// The classes.
     pub labels: &'a LabelMap,
-    /// How the data were split.
-    pub protocol: &'a str,
-    /// What was measured out of fold.
-    pub judgement: &'a Judgement,
-    /// The same by transient signal-to-noise ratio, where it was measured.
-    pub by_transient: &'a [TransientLine],
-    /// Expected calibration error of the windows' highest class score.
-    pub calibration_error: Option<f64>,
-    /// What the shipped threshold does, out of fold.
-    pub shipped: &'a RatePoint,
+    /// What was measured.
+    pub findings: Findings<'a>,
     /// Where the recordings came from.
     pub sources: &'a [SourceLine],
     /// What made it.
@@ -74,7 +84,8 @@ impl Card<'_> {
             page.line(format_args!("- {spot}"));
         }
         let few = |clips: u64, groups: usize| clips > 0 && groups < 5;
-        for class in self.judgement.classes.iter().filter(|own| few(own.clips, own.groups)) {
+        for class in self.findings.judgement.classes.iter().filter(|own| few(own.clips, own.groups))
+        {
             page.line(format_args!(
                 "- `{}` was learnt from {} recordings: no accuracy is claimed for it.",
                 class.class, class.groups
@@ -86,12 +97,13 @@ impl Card<'_> {
     }
 
     fn measured(&self, page: &mut Page) {
-        let judgement = self.judgement;
+        let Findings { protocol, judgement, by_transient, calibration_error, shipped, .. } =
+            self.findings;
         page.line(format_args!("## What was measured\n"));
         page.line(format_args!(
             "{} One false alarm is {:.2} an hour. A clip counts as heard when the mean of \
              {CONFIRM_WINDOWS} neighbouring windows reaches the threshold.\n",
-            self.protocol,
+            protocol,
             1.0 / judgement.background_hours
         ));
         let rates = |before: &str| {
@@ -122,7 +134,7 @@ impl Card<'_> {
             judgement.background_hours,
             shown(judgement.average_precision),
             shown(judgement.roc_auc),
-            shown(self.calibration_error)
+            shown(calibration_error)
         ));
         page.table(&["operating point", "threshold", "false alarms", "an hour (95 %, exact)"], &[]);
         for rate in &judgement.rates {
@@ -135,13 +147,13 @@ impl Card<'_> {
                 rate.false_alarms as f64 / judgement.background_hours
             ));
         }
-        if !self.by_transient.is_empty() {
+        if !by_transient.is_empty() {
             page.line(format_args!(
                 "\nBy how far the loudest 20 ms stand out of the clip's median (100–1500 Hz):\n"
             ));
             page.table(&["source", "from dB", "clips"], &rates("at"));
         }
-        for row in self.by_transient {
+        for row in by_transient {
             let cells: Vec<String> = row.recall.iter().map(|share| format!("{share:.2}")).collect();
             page.line(format_args!(
                 "| {} | {:.0} | {} | {} |",
@@ -152,11 +164,11 @@ impl Card<'_> {
             ));
         }
         let alarms: Vec<String> =
-            self.shipped.by_label.iter().map(|(label, count)| format!("{label} {count}")).collect();
+            shipped.by_label.iter().map(|(label, count)| format!("{label} {count}")).collect();
         page.line(format_args!(
             "\nShipped threshold: {:.3}, {} false alarms in {:.1} h, by what they were: {}.\n",
-            self.shipped.threshold,
-            self.shipped.false_alarms,
+            shipped.threshold,
+            shipped.false_alarms,
             judgement.background_hours,
             if alarms.is_empty() { "none".to_owned() } else { alarms.join(", ") }
         ));
@@ -165,7 +177,7 @@ impl Card<'_> {
     fn classes(&self, page: &mut Page) {
         let columns = ["class", "clips (recordings)", "precision", "recall", "F1", "PR area"];
         page.table(&columns, &[]);
-        for class in &self.judgement.classes {
+        for class in &self.findings.judgement.classes {
             page.line(format_args!(
                 "| {} | {} ({}) | {} | {} | {} | {} |",
                 class.class,

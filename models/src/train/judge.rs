@@ -10,8 +10,9 @@ use clap::Args;
 use rayon::prelude::*;
 
 use super::cli::{audio_folder, read_labels};
-use super::dataset::read_manifest;
+use super::dataset::{Clip, read_manifest};
 use super::judgement;
+use super::labels::LabelMap;
 use super::leaks;
 use super::material::{Form, Library};
 use super::progress::Progress;
@@ -19,12 +20,9 @@ use super::report::print_judgement;
 use super::split::folds_of;
 use crate::Classifier;
 
-/// Judge a bundle on labelled recordings that it was not trained on.
+/// Recordings and their classes, for commands that judge or hand on.
 #[derive(Debug, Args)]
-pub struct EvaluateArguments {
-    /// Bundle to judge. Default: the one inside this program.
-    #[arg(long, value_name = "DIR", env = "ECOSIGHT_BUNDLE")]
-    bundle: Option<PathBuf>,
+pub(crate) struct Recordings {
     /// Manifest of the recordings, as for `train`.
     #[arg(long, value_name = "CSV")]
     data: PathBuf,
@@ -34,6 +32,24 @@ pub struct EvaluateArguments {
     /// Which labels make which class (JSON). Default: the built-in classes.
     #[arg(long, value_name = "FILE")]
     labels: Option<PathBuf>,
+}
+
+impl Recordings {
+    pub(crate) fn read(&self) -> anyhow::Result<(LabelMap, Vec<Clip>)> {
+        let labels = read_labels(self.labels.as_deref())?;
+        let audio = audio_folder(&self.data, self.audio.as_deref());
+        Ok((labels, read_manifest(&self.data, audio)?))
+    }
+}
+
+/// Judge a bundle on labelled recordings that it was not trained on.
+#[derive(Debug, Args)]
+pub struct EvaluateArguments {
+    /// Bundle to judge. Default: the one inside this program.
+    #[arg(long, value_name = "DIR", env = "ECOSIGHT_BUNDLE")]
+    bundle: Option<PathBuf>,
+    #[command(flatten)]
+    recordings: Recordings,
     /// Print one JSON object instead of a table.
     #[arg(long)]
     json: bool,
@@ -94,9 +110,7 @@ pub fn leaks(arguments: &LeaksArguments) -> anyhow::Result<ExitCode> {
 /// # Errors
 /// With a message that names the file or option at fault.
 pub fn evaluate(arguments: &EvaluateArguments) -> anyhow::Result<ExitCode> {
-    let labels = read_labels(arguments.labels.as_deref())?;
-    let audio = audio_folder(&arguments.data, arguments.audio.as_deref());
-    let clips = read_manifest(&arguments.data, audio)?;
+    let (labels, clips) = arguments.recordings.read()?;
     let classifier = Classifier::load(arguments.bundle.as_deref(), arguments.yamnet.as_deref())?;
     let names: Vec<&str> = labels.classes.iter().map(|class| class.name.as_str()).collect();
     ensure!(

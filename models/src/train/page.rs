@@ -6,35 +6,42 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{Display, Write as _};
 
-use super::breakdown::{AlikeLine, TransientLine};
-use super::card::{form_name, shown};
-use super::judgement::{CurvePoint, Judgement, RatePoint};
+use serde::Serialize;
+
+use super::breakdown::AlikeLine;
+use super::card::{Findings, form_name, shown};
+use super::judgement::{CurvePoint, RatePoint};
 use super::plot::{Line, fifths, plot};
+use crate::bundle::{EVALUATION_FILE, EVALUATION_PAGE};
 use crate::eval::CalibrationBin;
 
 /// What a page shows.
 pub struct Page<'a> {
     /// Name and version of the bundle.
     pub title: &'a str,
-    /// How the data were split.
-    pub protocol: &'a str,
     /// Names of the classes, in the order of the confusion matrix.
     pub classes: Vec<&'a str>,
-    /// What was measured out of fold.
-    pub judgement: &'a Judgement,
-    /// The same by transient signal-to-noise ratio.
-    pub by_transient: &'a [TransientLine],
-    /// Expected calibration error of the windows' highest class score.
-    pub calibration_error: Option<f64>,
-    /// The bins behind it; empty where they were not kept.
-    pub reliability: &'a [CalibrationBin],
-    /// What the shipped threshold does.
-    pub shipped: &'a RatePoint,
+    /// What was measured.
+    pub findings: Findings<'a>,
     /// More that is to be said of the numbers.
     pub remarks: &'a [String],
 }
 
 impl Page<'_> {
+    /// The evaluation for programs and this page for people, by the names of their files.
+    ///
+    /// # Errors
+    /// When a number of the evaluation is not finite.
+    pub fn beside(
+        &self,
+        evaluation: &impl Serialize,
+    ) -> Result<[(String, Vec<u8>); 2], serde_json::Error> {
+        let mut numbers = serde_json::to_vec_pretty(evaluation)?;
+        numbers.push(b'\n');
+        let page = self.html().into_bytes();
+        Ok([(EVALUATION_FILE.to_owned(), numbers), (EVALUATION_PAGE.to_owned(), page)])
+    }
+
     /// The file.
     pub fn html(&self) -> String {
         let mut out = String::new();
@@ -47,9 +54,9 @@ impl Page<'_> {
              table{{border-collapse:collapse;margin:1em 0}}th,td{{border:1px solid #bbb;padding:.2em .6em;\
              text-align:right}}th:first-child,td:first-child{{text-align:left}}svg{{width:100%}}</style>\
              </head><body><h1>{title}</h1><p>{}</p>",
-            escaped(self.protocol)
+            escaped(self.findings.protocol)
         );
-        let judgement = self.judgement;
+        let judgement = self.findings.judgement;
         let _ = write!(
             out,
             "<p>Background: {} clips, {:.2} h, each clip counted in every form that it was heard in. \
@@ -58,7 +65,7 @@ impl Page<'_> {
             judgement.background_hours,
             shown(judgement.average_precision),
             shown(judgement.roc_auc),
-            shown(self.calibration_error)
+            shown(self.findings.calibration_error)
         );
         for remark in self.remarks {
             let _ = write!(out, "<p>{}</p>", escaped(remark));
@@ -79,21 +86,21 @@ impl Page<'_> {
 
     /// The points that thresholds are given for, and the shipped one.
     fn points(&self) -> (Vec<&RatePoint>, Vec<String>) {
-        let chosen = self.judgement.rates.iter();
+        let chosen = self.findings.judgement.rates.iter();
         let name = |rate: &RatePoint| format!("{}/h", rate.per_hour.unwrap_or_default());
-        let shipped = match self.shipped.per_hour {
-            Some(_) => format!("shipped (chosen for {})", name(self.shipped)),
+        let shipped = match self.findings.shipped.per_hour {
+            Some(_) => format!("shipped (chosen for {})", name(self.findings.shipped)),
             None => "shipped".to_owned(),
         };
         (
-            chosen.clone().chain([self.shipped]).collect(),
+            chosen.clone().chain([self.findings.shipped]).collect(),
             chosen.map(name).chain([shipped]).collect(),
         )
     }
 
     fn rates(&self, out: &mut String) {
         let (rates, names) = self.points();
-        let hours = self.judgement.background_hours;
+        let hours = self.findings.judgement.background_hours;
         let per_hour = |rate: &&RatePoint| match rate.interval_per_hour {
             Some([low, high]) => {
                 format!("{:.2} ({low:.2}–{high:.2})", rate.false_alarms as f64 / hours)
@@ -105,7 +112,7 @@ impl Page<'_> {
             cells("false alarms", rates.iter().map(|rate| rate.false_alarms)),
             cells("of them an hour", rates.iter().map(per_hour)),
         ];
-        for (index, first) in self.shipped.recall.iter().enumerate() {
+        for (index, first) in self.findings.shipped.recall.iter().enumerate() {
             let name =
                 format!("{}, {} ({} clips)", first.source, form_name(first.form), first.clips);
             let recall = rates.iter().map(|rate| {
@@ -127,7 +134,7 @@ impl Page<'_> {
 
     fn alarms(&self, out: &mut String) {
         let (rates, names) = self.points();
-        let background = &self.judgement.background_by_label;
+        let background = &self.findings.judgement.background_by_label;
         let labels: BTreeSet<&String> =
             rates.iter().flat_map(|rate| rate.by_label.keys()).chain(background.keys()).collect();
         let alarms = |label: &String| {
@@ -143,7 +150,7 @@ impl Page<'_> {
     }
 
     fn precision(&self, out: &mut String) {
-        let points = &self.judgement.precision_recall;
+        let points = &self.findings.judgement.precision_recall;
         if points.is_empty() {
             return;
         }
@@ -158,16 +165,16 @@ impl Page<'_> {
 
     /// The reliability diagram: a score of 0.8 should be right eight times in ten.
     fn calibration(&self, out: &mut String) {
-        if self.reliability.is_empty() {
+        if self.findings.reliability.is_empty() {
             return;
         }
         let _ = write!(
             out,
             "<h2>Calibration</h2><p>Windows by their highest score: how often that class was right. \
              Expected calibration error {}.</p>",
-            shown(self.calibration_error)
+            shown(self.findings.calibration_error)
         );
-        let bins = self.reliability.iter();
+        let bins = self.findings.reliability.iter();
         let points = bins.clone().map(|bin| (bin.confidence, bin.accuracy)).collect();
         let lines = [
             Line { name: "measured", points, dots: true },
@@ -187,7 +194,7 @@ impl Page<'_> {
             return;
         }
         let _ = write!(out, "<h2>{}</h2>", escaped(title));
-        let rates = self.judgement.rates.iter();
+        let rates = self.findings.judgement.rates.iter();
         let names = rates.map(|rate| format!("{}/h", rate.per_hour.unwrap_or_default()));
         let head = ["clips".to_owned(), "recordings".to_owned()].into_iter().chain(names);
         let row = |line: &AlikeLine| {
@@ -200,7 +207,7 @@ impl Page<'_> {
     }
 
     fn transients(&self, out: &mut String) {
-        if self.by_transient.is_empty() {
+        if self.findings.by_transient.is_empty() {
             return;
         }
         out.push_str(
@@ -208,6 +215,7 @@ impl Page<'_> {
              100–1500 Hz.</p>",
         );
         let rates = self
+            .findings
             .judgement
             .rates
             .iter()
@@ -215,6 +223,7 @@ impl Page<'_> {
         let head =
             cells("source", ["from dB".to_owned(), "clips".to_owned()].into_iter().chain(rates));
         let rows: Vec<Vec<String>> = self
+            .findings
             .by_transient
             .iter()
             .map(|line| {
@@ -227,7 +236,7 @@ impl Page<'_> {
     }
 
     fn classes(&self, out: &mut String) {
-        let judgement = self.judgement;
+        let judgement = self.findings.judgement;
         out.push_str("<h2>Classes, clip by clip</h2>");
         let rows: Vec<Vec<String>> = judgement
             .classes
@@ -294,7 +303,7 @@ pub(super) fn escaped(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::judgement::{Measured, PrecisionPoint};
+    use super::super::judgement::{Judgement, Measured, PrecisionPoint};
     use super::*;
 
     #[test]
@@ -340,18 +349,20 @@ mod tests {
         };
         let page = Page {
             title: "ear 1.0.0",
-            protocol: "Six folds.",
             classes: vec!["shot", "rest"],
-            judgement: &judgement,
-            by_transient: &[],
-            calibration_error: Some(0.031),
-            reliability: &[CalibrationBin {
-                from: 0.8,
-                count: 90,
-                confidence: 0.9,
-                accuracy: 0.85,
-            }],
-            shipped: &rate,
+            findings: Findings {
+                protocol: "Six folds.",
+                judgement: &judgement,
+                by_transient: &[],
+                calibration_error: Some(0.031),
+                reliability: &[CalibrationBin {
+                    from: 0.8,
+                    count: 90,
+                    confidence: 0.9,
+                    accuracy: 0.85,
+                }],
+                shipped: &rate,
+            },
             remarks: &["A remark.".to_owned()],
         };
         let html = page.html();
